@@ -1,0 +1,4 @@
+"""The engine of Flux Krea: schedules, noise, prompt words, file identification.
+
+Knows no ComfyUI, no node and no screen. Importing this package imports no torch.
+"""
