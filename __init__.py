@@ -1,0 +1,19 @@
+"""Flux Krea: ComfyUI nodes for FLUX.1 Krea [dev] (not Krea 2)."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes.aspect_ratio_latent import FluxKreaAspectRatioLatent
+from .nodes.model_loader import FluxKreaModelLoader
+from .nodes.prompt import FluxKreaPrompt
+from .nodes.sampler import FluxKreaSampler
+
+WEB_DIRECTORY = "./web"
+
+
+class FluxKreaExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [FluxKreaModelLoader, FluxKreaPrompt, FluxKreaAspectRatioLatent, FluxKreaSampler]
+
+
+async def comfy_entrypoint() -> FluxKreaExtension:
+    return FluxKreaExtension()

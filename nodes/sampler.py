@@ -1,0 +1,319 @@
+"""Krea Sampler: the model's own schedule and guidance, one seed per image, optional true CFG."""
+
+import inspect
+import logging
+
+import comfy.k_diffusion.sampling
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..krea import recipe
+from ..krea.guidance import SigmaInterval
+from ..krea.noise import SEED_COUNT, batch_noise, batch_seeds
+from ..krea.schedule import flow_sigmas, shift_mu, token_count
+from . import node_text
+from .batch_preview import BatchPreview
+
+
+class FluxKreaSampler(io.ComfyNode):
+    """Samples a batch with the FLUX.1 Krea [dev] recipe."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FluxKreaSampler",
+            display_name="Krea Sampler",
+            category="Krea",
+            description=(
+                "Makes the picture with FLUX.1 Krea [dev]'s own recipe: guidance 4.5, 28 steps, and noise levels "
+                "that follow the picture's size. Each image of a batch has its own seed, so any one can be made "
+                "again."
+            ),
+            search_aliases=["flux sampler", "krea dev", "guidance", "true cfg", "negative prompt"],
+            inputs=[
+                io.Model.Input("model", tooltip="FLUX.1 Krea [dev] from Krea Model Loader, with or without LoRAs."),
+                io.Conditioning.Input("positive", tooltip="What the picture shows, from Krea Prompt."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The size and number of pictures, from Krea Aspect-Ratio Latent. For image to image, "
+                    "an encoded picture; with a mask set on it, only the masked part is painted anew.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What to keep out of the picture. Acts only where true CFG is above 1.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_COUNT - 1,
+                    control_after_generate=True,
+                    tooltip="Picks the picture. Image i of a batch is the picture that seed + i makes alone "
+                    "(counted from 0).",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=recipe.STEPS.default,
+                    min=recipe.STEPS.minimum,
+                    max=recipe.STEPS.maximum,
+                    tooltip="More steps settle fine detail and take longer in proportion. 28 to 32 is what the "
+                    "model was made for.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=recipe.GUIDANCE.default,
+                    min=recipe.GUIDANCE.minimum,
+                    max=recipe.GUIDANCE.maximum,
+                    step=0.1,
+                    tooltip="How closely the picture follows the prompt. 4 to 5 is freer and more natural, 6 to 8 "
+                    "closer to the prompt with harder contrast.",
+                ),
+                io.Float.Input(
+                    "true_cfg",
+                    display_name="true CFG",
+                    default=recipe.TRUE_CFG.default,
+                    min=recipe.TRUE_CFG.minimum,
+                    max=recipe.TRUE_CFG.maximum,
+                    step=0.1,
+                    tooltip="Pushes the picture away from the negative prompt. 1 is off; 1.5 to 3 is usual, more "
+                    "burns colours. Steps on which it acts take twice as long.",
+                ),
+                io.Float.Input(
+                    "true_cfg_start",
+                    display_name="true CFG start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="The part of the schedule at which true CFG begins to act: 0 is the first step. "
+                    "A later start leaves the composition alone.",
+                ),
+                io.Float.Input(
+                    "true_cfg_end",
+                    display_name="true CFG end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="The part of the schedule at which true CFG ceases to act: 1 is the last step. "
+                    "An earlier end saves time and keeps fine texture as the model draws it.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    display_name="sampler",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default=recipe.SAMPLER,
+                    advanced=True,
+                    tooltip="How the steps are taken. Euler is what the model was made for; others may draw texture "
+                    "differently. Ones that add noise on the way sample a batch one image after the other.",
+                ),
+                io.Float.Input(
+                    "start_sigma",
+                    display_name="start sigma",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much noise the input picture begins with: 1 forgets it (text to image), 0.85 keeps "
+                    "its layout, 0.6 its shapes, 0.3 only retouches. All steps are run from there.",
+                ),
+                io.Boolean.Input(
+                    "guidance_embed",
+                    display_name="guidance embed",
+                    default=True,
+                    label_on="on",
+                    label_off="off",
+                    advanced=True,
+                    tooltip="Off leaves the guidance input of the model empty. For fine-tunes that were trained "
+                    "without it; FLUX.1 Krea [dev] itself then follows the prompt less.",
+                ),
+            ],
+            outputs=[io.Latent.Output("latent", tooltip="The finished latents, for VAE Decode.")],
+            hidden=[io.Hidden.unique_id],
+            # ComfyUI keys its cache by node only when told; the text on the node belongs to this node alone.
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        latent_image,
+        seed: int,
+        steps: int,
+        guidance: float,
+        true_cfg: float,
+        true_cfg_start: float,
+        true_cfg_end: float,
+        sampler_name: str,
+        start_sigma: float,
+        guidance_embed: bool,
+        negative=None,
+    ) -> io.NodeOutput:
+        """Sample every image of `latent_image` ((B, 16, H, W), 8 px per latent pixel).
+
+        Raises:
+            ValueError: a model that is not FLUX.1, a latent that does not fit it, true CFG above 1 without a
+                negative prompt or with an empty interval.
+        """
+        check_inputs(model, latent_image["samples"], negative, true_cfg, true_cfg_start, true_cfg_end)
+        samples = comfy.sample.fix_empty_latent_channels(
+            model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")
+        )
+        seeds = batch_seeds(seed, len(samples), latent_image.get("batch_index"))
+        mu = shift_mu(token_count(*samples.shape[-2:]))
+        sigmas = flow_sigmas(steps, mu, start_sigma)
+        model = with_shift(model, mu)
+
+        guider = TrueCfgGuider(model)
+        values = {"guidance": guidance if guidance_embed else None}
+        guider.set_conds(
+            node_helpers.conditioning_set_values(positive, values),
+            node_helpers.conditioning_set_values(negative, values) if negative is not None else None,
+        )
+        guider.set_cfg(true_cfg, true_cfg_start, true_cfg_end)
+
+        report = describe(seeds, sigmas, mu, values["guidance"], guider, negative is not None)
+        logging.info("Krea Sampler: %s", report)
+        node_text.show(report, cls.hidden.unique_id)
+        result = sample_batch(guider, samples, latent_image.get("noise_mask"), seeds, sampler_name, sigmas)
+
+        out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
+        return io.NodeOutput(out | {"samples": result}, ui={"text": [report], "seeds": seeds})
+
+
+def check_inputs(model, latent: torch.Tensor, negative, true_cfg: float, start: float, end: float) -> None:
+    """Refuse what would fail later with a worse message, or silently do something else."""
+    if not isinstance(model.model, comfy.model_base.Flux):
+        raise ValueError(
+            f"Krea Sampler samples FLUX.1 models; the model wired in is {type(model.model).__name__}. "
+            "Load flux1-krea-dev_fp8_scaled.safetensors with Krea Model Loader, or use KSampler for this model."
+        )
+    if latent.ndim != 4 or (latent.shape[1] != 16 and torch.count_nonzero(latent) > 0):
+        raise ValueError(
+            f"The latent has the shape {tuple(latent.shape)}; FLUX.1 needs (images, 16, height / 8, width / 8). "
+            "Encode the picture with the FLUX.1 VAE (ae.safetensors), or start from Krea Aspect-Ratio Latent."
+        )
+    if true_cfg != 1.0 and negative is None:
+        raise ValueError(
+            f"True CFG is {true_cfg:g}, but no negative prompt is wired. Wire the negative output of Krea Prompt "
+            "to this node, or set true CFG to 1 (off)."
+        )
+    if true_cfg != 1.0 and start >= end:
+        raise ValueError(
+            f"True CFG starts at {start:g} and ends at {end:g} of the schedule, so it would act on no step. Set "
+            "the start below the end, or true CFG to 1 (off)."
+        )
+
+
+def with_shift(model, mu: float):
+    """A clone of `model` whose percent-to-sigma conversions use the shift `mu`, as the schedule does."""
+
+    class ShiftedFlow(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+        """FLUX time shift on rectified flow; ComfyUI composes its model samplings this way."""
+
+    model_sampling = ShiftedFlow(model.model.model_config)
+    model_sampling.set_parameters(shift=mu)
+    model = model.clone()
+    model.add_object_patch("model_sampling", model_sampling)
+    return model
+
+
+class TrueCfgGuider(comfy.samplers.CFGGuider):
+    """ComfyUI's CFG guider with the scale acting in a part of the schedule; outside, one forward pass."""
+
+    def set_conds(self, positive, negative) -> None:
+        self.inner_set_conds({"positive": positive} | ({} if negative is None else {"negative": negative}))
+
+    def set_cfg(self, cfg: float, start_percent: float, end_percent: float) -> None:
+        super().set_cfg(cfg)
+        percent_to_sigma = self.model_patcher.get_model_object("model_sampling").percent_to_sigma
+        self.interval = SigmaInterval(percent_to_sigma(start_percent), percent_to_sigma(end_percent))
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the signature of ComfyUI
+        cfg = self.cfg if timestep[0].item() in self.interval else 1.0
+        negative = self.conds.get("negative")
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, negative, self.conds["positive"], cfg, model_options, seed
+        )
+
+
+def sample_batch(
+    guider: comfy.samplers.CFGGuider,
+    latent: torch.Tensor,
+    noise_mask: torch.Tensor | None,
+    seeds: list[int],
+    sampler_name: str,
+    sigmas: torch.Tensor,
+) -> torch.Tensor:
+    """Sample (B, C, H, W) `latent`, image i from `seeds[i]`, all at once where images do not influence each other.
+
+    Args:
+        noise_mask: 1 where the picture is made anew, with one entry or one per image; None for everywhere.
+    """
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    size = 1 if couples_images(sampler_name) else len(latent)
+    preview = BatchPreview(guider.model_patcher, latent, len(sigmas) - 1, runs=len(latent) // size)
+    results = []
+    # Some samplers seed or draw from the global RNG (ddim with a mask does): it is put back as it was.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for first in range(0, len(latent), size):
+            part = slice(first, first + size)
+            mask = noise_mask[part] if noise_mask is not None and len(noise_mask) == len(latent) else noise_mask
+            results.append(
+                guider.sample(
+                    batch_noise(latent[part].shape, seeds[part]).to(latent.dtype),
+                    latent[part],
+                    sampler,
+                    sigmas,
+                    denoise_mask=mask,
+                    callback=preview.callback(first),
+                    disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                    seed=seeds[first],
+                )
+            )
+    return torch.cat(results).to(
+        comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
+    )
+
+
+def couples_images(sampler_name: str) -> bool:
+    """Whether the images of a batch influence each other in this sampler.
+
+    Noise added on the way is drawn for the batch as a whole, dpm_adaptive chooses its steps by the error of the
+    whole batch, and ddim refills the masked part with noise of its own.
+    """
+    function = getattr(comfy.k_diffusion.sampling, f"sample_{sampler_name}", None)
+    adds_noise = function is not None and "noise_sampler" in inspect.signature(function).parameters
+    return adds_noise or sampler_name in ("dpm_adaptive", "ddim")
+
+
+def describe(
+    seeds: list[int],
+    sigmas: torch.Tensor,
+    mu: float,
+    guidance: float | None,
+    guider: TrueCfgGuider,
+    has_negative: bool,
+) -> str:
+    """The effective settings, for the node, the log and headless users."""
+    lines = [f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))]
+    lines.append(f"{len(sigmas) - 1} steps from sigma {sigmas[0]:.3g}, shift mu {mu:.3f}")
+    lines.append("guidance off" if guidance is None else f"guidance {guidance:g}")
+    if guider.cfg != 1.0:
+        doubled = sum(s.item() in guider.interval for s in sigmas[:-1])
+        lines.append(f"true CFG {guider.cfg:g} on {doubled} of {len(sigmas) - 1} steps")
+    elif has_negative:
+        lines.append("true CFG is 1: the negative prompt does nothing")
+    return "; ".join(lines)
