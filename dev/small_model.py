@@ -1,0 +1,31 @@
+"""The small model krea-mini in the place of the 12B weights: its files, and the graph inputs that name them."""
+
+import copy
+
+from dev.client import Graph
+from dev.environment import ROOT
+
+FOLDER = ROOT / "models" / "krea-mini"
+FLUX, T5 = "krea_mini_flux.safetensors", "krea_mini_t5.safetensors"
+CLIP_L, VAE = "krea_mini_clip_l.safetensors", "krea_mini_vae.safetensors"
+
+FILES = [
+    ("diffusion_models", FOLDER / FLUX),
+    ("text_encoders", FOLDER / CLIP_L),
+    ("text_encoders", FOLDER / T5),
+    ("vae", FOLDER / VAE),
+]
+"""The files with their folders below ComfyUI's models folder."""
+
+INPUTS = {
+    "FluxKreaModelLoader": {"diffusion_model": FLUX, "text_encoder_1": CLIP_L, "text_encoder_2": T5, "vae": VAE},
+}
+"""Node id -> the inputs that change, and nothing else does: file names, and the 256x256 px of its training."""
+
+
+def for_small_model(graph: Graph) -> Graph:
+    """A copy of a shipped API-format graph that runs on krea-mini."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        node["inputs"].update(INPUTS.get(node["class_type"], {}))
+    return graph

@@ -1,0 +1,57 @@
+"""``python3 dev test``: the whole test suite or parts of it, with all that it needs."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from dev import environment
+from dev.environment import ROOT, say
+
+PARTS = {
+    "unit": "the engine and the tools by themselves",
+    "parity": "the nodes against diffusers and against ComfyUI's own nodes, in one process",
+    "server": "the workflows and nodes through a real ComfyUI's HTTP interface",
+    "browser": "the workflows in ComfyUI's frontend, in a headless Chromium",
+    "checks": "the outside judges: comfy-cli, comfy-test, nodesafe",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:<9}{what}" for name, what in PARTS.items())
+    arguments = argparse.ArgumentParser(
+        prog="python3 dev test",
+        description="Runs ruff, then pytest over the whole suite or the named parts.",
+        epilog=f"parts:\n{listing}\n\nWhat follows `--` goes to pytest: python3 dev test unit -- -k schedule",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help="default: all parts")
+    arguments.add_argument("pytest", nargs="*", help=argparse.SUPPRESS)
+    return arguments
+
+
+def main(arguments: list[str]) -> int:
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    chosen = parser().parse_args(arguments[:split]).parts or PARTS
+    parts = [part for part in PARTS if part in chosen]
+    environment.prepare(tests=True, checks="checks" in parts)
+    if "browser" in parts:
+        _say_which_browser()
+    folders = [f"tests/{part}" for part in parts]
+    commands = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest", *folders, *arguments[split + 1 :]]]
+    # All run even when one fails: a long line should not hide what the tests say.
+    return max([_run(command) for command in commands])
+
+
+def _run(command: list[str]) -> int:
+    say(f"$ {' '.join(command)}")
+    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+def _say_which_browser() -> None:
+    from dev import browser
+
+    try:
+        say(f"Browser: {browser.chromium()}")
+    except browser.NoBrowser as error:
+        say(f"Browser tests will be skipped, or fail where CI is set: {error}")
