@@ -1,0 +1,200 @@
+"""Krea Model Loader: four checked files in one node."""
+
+import logging
+import os
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+
+import nodes
+
+from ..krea.model_file.catalogue import ModelFile, OtherFile, Slot, find_by_hash
+from ..krea.model_file.header import ModelFileError
+from ..krea.model_file.identify import expected_files
+from ..krea.model_file.model_set import ModelSet, check_model_set
+from ..krea.model_file.text_encoder import CLIP_L_CONFIG, T5_XXL_CONFIG, clip_config, is_quantized, t5_config
+from . import model_files, node_text
+
+_TAEF1 = "taef1"
+_TAEF1_HALVES = ("taef1_encoder.", "taef1_decoder.")
+_WEIGHT_DTYPES = ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
+_FOLDERS = {
+    "diffusion_model": "diffusion_models",
+    "text_encoder_1": "text_encoders",
+    "text_encoder_2": "text_encoders",
+    "vae": "vae",
+}
+
+
+class FluxKreaModelLoader(io.ComfyNode):
+    """Load the diffusion model, both text encoders and the VAE of FLUX.1 Krea [dev]; refuse wrong files by name."""
+
+    @classmethod
+    def define_schema(cls):
+        text_encoders = folder_paths.get_filename_list("text_encoders")
+        return io.Schema(
+            node_id="FluxKreaModelLoader",
+            display_name="Krea Model Loader",
+            category="Krea",
+            description=(
+                "Loads FLUX.1 Krea [dev] (not Krea 2): diffusion model, two text encoders and VAE. Each file is"
+                " identified by its header first, so a wrong, damaged or half-downloaded file is named at once."
+            ),
+            search_aliases=["krea dev", "flux krea", "load flux", "unet loader", "dual clip loader", "load vae"],
+            inputs=[
+                io.Combo.Input(
+                    "diffusion_model",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="The model that paints: flux1-krea-dev_fp8_scaled.safetensors (12 GB)"
+                    " or flux1-krea-dev.safetensors (24 GB, the finest detail). From models/diffusion_models.",
+                ),
+                io.Combo.Input(
+                    "text_encoder_1",
+                    options=text_encoders,
+                    tooltip="CLIP-L or T5, in either order. clip_l.safetensors gives the overall impression"
+                    " of the prompt. From models/text_encoders.",
+                ),
+                io.Combo.Input(
+                    "text_encoder_2",
+                    options=text_encoders,
+                    tooltip="The other of CLIP-L and T5. T5 reads the whole prompt and decides how closely the picture"
+                    " follows it: t5xxl_fp8_e4m3fn_scaled.safetensors, or t5xxl_fp16.safetensors with much memory.",
+                ),
+                io.Combo.Input(
+                    "vae",
+                    options=_vae_names(),
+                    tooltip="Turns the latent into pixels: ae.safetensors for full quality, taef1 for fast,"
+                    " slightly softer pictures. From models/vae.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=_WEIGHT_DTYPES,
+                    default="default",
+                    tooltip="default keeps the precision of the file. fp8 halves the memory of a 16-bit file and"
+                    " changes fine detail a little; _fast also computes in fp8 on recent GPUs.",
+                ),
+                io.Boolean.Input(
+                    "verify_hash",
+                    default=False,
+                    advanced=True,
+                    tooltip="Does not change the picture. Computes each file's SHA-256 once (about a minute for 12 GB)"
+                    " and says which published file it is: Krea and FLUX.1 [dev] can be told apart in no other way.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="model"),
+                io.Clip.Output("clip", display_name="clip"),
+                io.Vae.Output("vae", display_name="vae"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, diffusion_model=None, text_encoder_1=None, text_encoder_2=None, vae=None):
+        # Naming an input here replaces ComfyUI's own list check, so that a bare name may lie in a subfolder.
+        names = (diffusion_model, text_encoder_1, text_encoder_2, vae)
+        errors = []
+        for input_id, name in zip(_FOLDERS, names, strict=True):
+            try:
+                if name is not None:  # None: the name comes over a link and is not known yet
+                    _paths(**{input_id: name})
+            except ModelFileError as error:
+                errors.append(str(error))
+        return "\n".join(errors) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, diffusion_model, text_encoder_1, text_encoder_2, vae, **_):
+        paths = _paths(
+            diffusion_model=diffusion_model, text_encoder_1=text_encoder_1, text_encoder_2=text_encoder_2, vae=vae
+        )
+        return str([model_files.fingerprint(path) for path in paths.values()])
+
+    @classmethod
+    def execute(
+        cls, diffusion_model, text_encoder_1, text_encoder_2, vae, weight_dtype="default", verify_hash=False
+    ) -> io.NodeOutput:
+        """MODEL, CLIP and VAE, as ComfyUI's own loaders give them.
+
+        Raises:
+            ModelFileError: a file is missing, damaged, or not the one that its input needs.
+        """
+        paths = _paths(
+            diffusion_model=diffusion_model, text_encoder_1=text_encoder_1, text_encoder_2=text_encoder_2, vae=vae
+        )
+        encoders = paths["text_encoder_1"], paths["text_encoder_2"]
+        models = check_model_set(paths["diffusion_model"], encoders, paths.get("vae"))
+        if verify_hash:
+            report = _verify(list(paths.values()))
+            logging.info("Krea Model Loader:\n%s", report)
+            node_text.show(report, cls.hidden.unique_id)
+
+        model_name = model_files.find("diffusion_models", diffusion_model)
+        vae_name = model_files.find("vae", vae) if "vae" in paths else vae
+        (model,) = nodes.UNETLoader().load_unet(model_name, weight_dtype)
+        (autoencoder,) = nodes.VAELoader().load_vae(vae_name)
+        return io.NodeOutput(model, _load_text_encoders(encoders, models), autoencoder)
+
+
+def _vae_names() -> list[str]:
+    approximations = folder_paths.get_filename_list("vae_approx")
+    has_taef1 = all(any(name.startswith(half) for name in approximations) for half in _TAEF1_HALVES)
+    return folder_paths.get_filename_list("vae") + ([_TAEF1] if has_taef1 else [])
+
+
+def _paths(**names: str) -> dict[str, str]:
+    """The files behind the inputs, by input; taef1 stands for two files, of which neither is called vae."""
+    paths = {}
+    for input_id, name in names.items():
+        if input_id == "vae" and name == _TAEF1 and _TAEF1 in _vae_names():
+            approximations = folder_paths.get_filename_list("vae_approx")
+            for half in _TAEF1_HALVES:
+                file = next(name for name in approximations if name.startswith(half))
+                paths[half] = model_files.path_of("vae_approx", file)
+        else:
+            paths[input_id] = model_files.path_of(_FOLDERS[input_id], name)
+    return paths
+
+
+def _load_text_encoders(paths: tuple[str, str], models: ModelSet) -> comfy.sd.CLIP:
+    # Without options this is DualCLIPLoader's own call. ComfyUI takes CLIP's sizes under the plain name
+    # "model_config": it overwrites "clip_l_model_config" with it.
+    options = {}
+    clip_sizes, t5_sizes = clip_config(models.clip_l), t5_config(models.t5)
+    if clip_sizes != CLIP_L_CONFIG:
+        options["model_config"] = clip_sizes
+    if t5_sizes != T5_XXL_CONFIG:
+        options["t5xxl_model_config"] = t5_sizes
+        if is_quantized(models.t5):
+            options["t5xxl_quantization_metadata"] = {"mixed_ops": True}
+    return comfy.sd.load_clip(
+        ckpt_paths=list(paths),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        clip_type=comfy.sd.CLIPType.FLUX,
+        model_options=options,
+    )
+
+
+def _verify(paths: list[str]) -> str:
+    """Say which published file each one is, one per line; refuse those that are known to be something else."""
+    progress = comfy.utils.ProgressBar(sum(map(os.path.getsize, paths)))
+
+    def on_chunk(size: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        progress.update(size)
+
+    verdicts, errors = [], []
+    for path in paths:
+        name, digest = os.path.basename(path), model_files.sha256(path, on_chunk)
+        match find_by_hash(digest):
+            case ModelFile() as file:
+                verdicts.append(f"{name}: verified, it is {file.name}")
+            case OtherFile() as file:
+                errors.append(f"{name} is {file.title}, told by its SHA-256 {digest}.")
+            case None:
+                verdicts.append(f"{name}: not a published file that is known here, SHA-256 {digest}")
+    if errors:
+        raise ModelFileError("\n".join([*errors, expected_files(Slot.DIFFUSION_MODEL)]))
+    return "\n".join(verdicts)
