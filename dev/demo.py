@@ -18,6 +18,7 @@ from dev.comfy import BASE, stay_open
 from dev.environment import ROOT, say
 from dev.host import ComfyHost, HostDied, has_accelerator
 from krea.model_file import catalogue
+from krea.prompting import compose
 
 WORKFLOW = ROOT / "workflows" / "api" / "text_to_image.json"
 OUTPUT = ROOT / "output"
@@ -149,7 +150,8 @@ def settings(graph: Graph, picture: Path) -> Iterator[tuple[str, Any]]:
     sampler = node(graph, SAMPLER)
     width, height = struct.unpack(">II", picture.read_bytes()[16:24])  # the PNG's first chunk
     yield "picture", picture
-    yield "prompt", node(graph, PROMPT)["prompt"]
+    words = {name: value for name, value in node(graph, PROMPT).items() if name not in ("clip", "negative_prompt")}
+    yield "prompt", compose(**words)
     yield "seed", sampler["seed"]
     yield "size", f"{width}x{height} px"
     for name in ("steps", "guidance", "true_cfg", "sampler_name"):

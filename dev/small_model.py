@@ -19,6 +19,7 @@ FILES = [
 
 INPUTS = {
     "FluxKreaModelLoader": {"diffusion_model": FLUX, "text_encoder_1": CLIP_L, "text_encoder_2": T5, "vae": VAE},
+    "FluxKreaAspectRatioLatent": {"aspect_ratio": "1:1", "resolution": "custom", "custom_megapixels": 0.0625},
 }
 """Node id -> the inputs that change, and nothing else does: file names, and the 256x256 px of its training."""
 

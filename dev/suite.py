@@ -7,6 +7,7 @@ import sys
 
 from dev import environment
 from dev.environment import ROOT, say
+from dev.host import CALM_THREADS
 
 PARTS = {
     "unit": "the engine and the tools by themselves",
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(command: list[str]) -> int:
     say(f"$ {' '.join(command)}")
-    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **CALM_THREADS})
 
 
 def _say_which_browser() -> None:
