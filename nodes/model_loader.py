@@ -95,21 +95,17 @@ class FluxKreaModelLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, diffusion_model=None, text_encoder_1=None, text_encoder_2=None, vae=None):
         # Naming an input here replaces ComfyUI's own list check, so that a bare name may lie in a subfolder.
-        names = (diffusion_model, text_encoder_1, text_encoder_2, vae)
         errors = []
-        for input_id, name in zip(_FOLDERS, names, strict=True):
+        for input_id, name in _files(diffusion_model, text_encoder_1, text_encoder_2, vae).items():
             try:
-                if name is not None:  # None: the name comes over a link and is not known yet
-                    _paths(**{input_id: name})
+                _paths({input_id: name})
             except ModelFileError as error:
                 errors.append(str(error))
         return "\n".join(errors) or True
 
     @classmethod
     def fingerprint_inputs(cls, diffusion_model, text_encoder_1, text_encoder_2, vae, **_):
-        paths = _paths(
-            diffusion_model=diffusion_model, text_encoder_1=text_encoder_1, text_encoder_2=text_encoder_2, vae=vae
-        )
+        paths = _paths(_files(diffusion_model, text_encoder_1, text_encoder_2, vae))
         return str([model_files.fingerprint(path) for path in paths.values()])
 
     @classmethod
@@ -121,9 +117,7 @@ class FluxKreaModelLoader(io.ComfyNode):
         Raises:
             ModelFileError: a file is missing, damaged, or not the one that its input needs.
         """
-        paths = _paths(
-            diffusion_model=diffusion_model, text_encoder_1=text_encoder_1, text_encoder_2=text_encoder_2, vae=vae
-        )
+        paths = _paths(_files(diffusion_model, text_encoder_1, text_encoder_2, vae))
         encoders = paths["text_encoder_1"], paths["text_encoder_2"]
         models = check_model_set(paths["diffusion_model"], encoders, paths.get("vae"))
         if verify_hash:
@@ -144,10 +138,15 @@ def _vae_names() -> list[str]:
     return folder_paths.get_filename_list("vae") + ([_TAEF1] if has_taef1 else [])
 
 
-def _paths(**names: str) -> dict[str, str]:
-    """The files behind the inputs, by input; taef1 stands for two files, of which neither is called vae."""
+def _files(*names: str | None) -> dict[str, str]:
+    """The chosen names by input, without those that come over a link and are not known yet."""
+    return {input_id: name for input_id, name in zip(_FOLDERS, names, strict=True) if name is not None}
+
+
+def _paths(files: dict[str, str]) -> dict[str, str]:
+    """Full paths by input; taef1 stands for two files, neither of which is called vae."""
     paths = {}
-    for input_id, name in names.items():
+    for input_id, name in files.items():
         if input_id == "vae" and name == _TAEF1 and _TAEF1 in _vae_names():
             approximations = folder_paths.get_filename_list("vae_approx")
             for half in _TAEF1_HALVES:

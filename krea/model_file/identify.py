@@ -46,7 +46,8 @@ def expect(path: str | os.PathLike, *slots: Slot) -> tuple[Header, Slot]:
         wanted = " or ".join(slot.value for slot in slots)
         sentences = (f"{name} is {kind.title}, not the {wanted}.", kind.advice, expected_files(*slots))
         raise ModelFileError(" ".join(filter(None, sentences)))
-    missing = [needed for needed in kind.needs if needed not in model_weights(header.tensors)]
+    weights = model_weights(header.tensors)
+    missing = [needed for needed in kind.needs if needed not in weights]
     if missing:
         raise ModelFileError(
             f"{name} is only a part of {kind.title}: {missing[0]} is missing. It may be one of several shards;"

@@ -87,7 +87,7 @@ _DIFFUSION_MODELS: tuple[Rule, ...] = (
     ),
     (lambda w: w.starts("double_stream_modulation_img."), Kind("FLUX.2")),
     (lambda w: w.starts("distilled_guidance_layer."), Kind("Chroma")),
-    (lambda w: w.starts("txt_in.individual_token_refiner."), Kind("HunyuanVideo")),
+    (lambda w: w.starts("txt_in.individual_token_refiner."), Kind("HunyuanVideo or HunyuanImage")),
     (
         lambda w: _is_flux(w) and not w.starts("vector_in."),
         Kind("a FLUX-like model without pooled text (Ovis, LongCat-Image or similar)"),
