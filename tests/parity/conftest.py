@@ -2,12 +2,15 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from dev import small_model
 from dev.environment import ROOT, comfyui_root
 
 
@@ -49,3 +52,75 @@ def comfy() -> InProcessComfy:
 
 async def _extension(module: ModuleType) -> list[type]:
     return await (await module.comfy_entrypoint()).get_node_list()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the pack's loader gives for the small model."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+@pytest.fixture(scope="session")
+def loaded(comfy: InProcessComfy) -> Loaded:
+    """The small model through Krea Model Loader."""
+    import folder_paths
+
+    for folder, file in small_model.FILES:
+        folder_paths.add_model_folder_path(folder, str(file.parent))
+    files = small_model.INPUTS["FluxKreaModelLoader"]
+    return Loaded(*execute(comfy, "FluxKreaModelLoader", **files).args)
+
+
+@pytest.fixture(scope="session")
+def encode(comfy: InProcessComfy, loaded: Loaded) -> Callable[[str, str], tuple[list, list]]:
+    """Positive and negative conditioning of two texts as they stand, through Krea Prompt."""
+
+    def run(prompt: str, negative: str = "") -> tuple[list, list]:
+        out = execute(
+            comfy,
+            "FluxKreaPrompt",
+            clip=loaded.clip,
+            prompt=prompt,
+            negative_prompt=negative,
+            texture_enhancement=False,
+        )
+        return out.args[0], out.args[1]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample(comfy: InProcessComfy, loaded: Loaded) -> Callable[..., Any]:
+    """The samples that Krea Sampler makes of a latent tensor, at the recipe's settings unless told otherwise."""
+
+    def run(latent, positive, **settings) -> Any:
+        defaults = dict(
+            model=loaded.model,
+            negative=None,
+            seed=0,
+            steps=28,
+            guidance=4.5,
+            true_cfg=1.0,
+            true_cfg_start=0.0,
+            true_cfg_end=1.0,
+            sampler_name="euler",
+            start_sigma=1.0,
+            guidance_embed=True,
+        )
+        latent = latent if isinstance(latent, dict) else {"samples": latent}
+        out = execute(comfy, "FluxKreaSampler", positive=positive, latent_image=latent, **(defaults | settings))
+        return out.args[0]["samples"]
+
+    return run
+
+
+def execute(comfy: InProcessComfy, node_id: str, **inputs: Any) -> Any:
+    """One node as ComfyUI's executor runs it: on a locked clone of its class, in inference mode."""
+    import torch
+
+    node = comfy.nodes[node_id].PREPARE_CLASS_CLONE(None)
+    with torch.inference_mode():
+        return node.execute(**inputs)
