@@ -141,8 +141,8 @@ def save(picture: bytes, folder: Path, name: str) -> Path:
 def report(graph: Graph, picture: Path, seconds: float) -> None:
     """Prints where the picture is and what made it."""
     for name, value in settings(graph, picture):
-        say(f"{name:<12}{value}")
-    say(f"{'time':<12}{seconds:.1f} s after ComfyUI had started")
+        say(f"{name.replace('_', ' '):<17}{value}")
+    say(f"{'time':<17}{seconds:.1f} s after ComfyUI had started")
 
 
 def settings(graph: Graph, picture: Path) -> Iterator[tuple[str, Any]]:
