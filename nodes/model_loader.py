@@ -100,7 +100,7 @@ class FluxKreaModelLoader(io.ComfyNode):
             try:
                 _paths({input_id: name})
             except ModelFileError as error:
-                errors.append(str(error))
+                errors.append(f"{input_id}: {error}")  # ComfyUI marks all four inputs, whichever is wrong
         return "\n".join(errors) or True
 
     @classmethod
@@ -121,9 +121,7 @@ class FluxKreaModelLoader(io.ComfyNode):
         encoders = paths["text_encoder_1"], paths["text_encoder_2"]
         models = check_model_set(paths["diffusion_model"], encoders, paths.get("vae"))
         if verify_hash:
-            report = _verify(list(paths.values()))
-            logging.info("Krea Model Loader:\n%s", report)
-            node_text.show(report, cls.hidden.unique_id)
+            node_text.show(_verify(list(paths.values())), cls.hidden.unique_id)
 
         model_name = model_files.find("diffusion_models", diffusion_model)
         vae_name = model_files.find("vae", vae) if "vae" in paths else vae
@@ -189,11 +187,13 @@ def _verify(paths: list[str]) -> str:
         name, digest = os.path.basename(path), model_files.sha256(path, on_chunk)
         match find_by_hash(digest):
             case ModelFile() as file:
-                verdicts.append(f"{name}: verified, it is {file.name}")
+                verdicts.append(f"{name} is the published {file.name}.")
             case OtherFile() as file:
-                errors.append(f"{name} is {file.title}, told by its SHA-256 {digest}.")
+                verdicts.append(f"{name} is {file.title}, told by its SHA-256.")
+                errors.append(verdicts[-1])
             case None:
-                verdicts.append(f"{name}: not a published file that is known here, SHA-256 {digest}")
+                verdicts.append(f"{name} is no published file that is known here.")
+        logging.info("Krea Model Loader: %s SHA-256 %s", verdicts[-1], digest)
     if errors:
         raise ModelFileError("\n".join([*errors, expected_files(Slot.DIFFUSION_MODEL)]))
     return "\n".join(verdicts)
