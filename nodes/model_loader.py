@@ -71,6 +71,7 @@ class FluxKreaModelLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
+                    optional=True,
                     options=_WEIGHT_DTYPES,
                     default="default",
                     tooltip="default keeps the precision of the file. fp8 halves the memory of a 16-bit file and"
@@ -78,6 +79,7 @@ class FluxKreaModelLoader(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "verify_hash",
+                    optional=True,
                     default=False,
                     advanced=True,
                     tooltip="Does not change the picture. Computes each file's SHA-256 once (about a minute for 12 GB)"

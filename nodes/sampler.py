@@ -78,6 +78,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "true_cfg",
+                    optional=True,
                     display_name="true CFG",
                     default=recipe.TRUE_CFG.default,
                     min=recipe.TRUE_CFG.minimum,
@@ -88,6 +89,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "true_cfg_start",
+                    optional=True,
                     display_name="true CFG start",
                     default=0.0,
                     min=0.0,
@@ -99,6 +101,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "true_cfg_end",
+                    optional=True,
                     display_name="true CFG end",
                     default=1.0,
                     min=0.0,
@@ -110,6 +113,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
+                    optional=True,
                     display_name="sampler",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default=recipe.SAMPLER,
@@ -119,6 +123,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start_sigma",
+                    optional=True,
                     display_name="start sigma",
                     default=1.0,
                     min=0.01,
@@ -129,6 +134,7 @@ class FluxKreaSampler(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "guidance_embed",
+                    optional=True,
                     display_name="guidance embed",
                     default=True,
                     label_on="on",
@@ -153,13 +159,13 @@ class FluxKreaSampler(io.ComfyNode):
         seed: int,
         steps: int,
         guidance: float,
-        true_cfg: float,
-        true_cfg_start: float,
-        true_cfg_end: float,
-        sampler_name: str,
-        start_sigma: float,
-        guidance_embed: bool,
         negative=None,
+        true_cfg: float = recipe.TRUE_CFG.default,
+        true_cfg_start: float = 0.0,
+        true_cfg_end: float = 1.0,
+        sampler_name: str = recipe.SAMPLER,
+        start_sigma: float = 1.0,
+        guidance_embed: bool = True,
     ) -> io.NodeOutput:
         """Sample every image of `latent_image` ((B, 16, H, W), 8 px per latent pixel).
 

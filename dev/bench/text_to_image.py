@@ -1,0 +1,143 @@
+"""The bundled text-to-image workflow against the same job on ComfyUI's own nodes, in one server, turn by turn."""
+
+import io
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dev import small_model
+from dev.client import Graph, images_of
+from dev.environment import ROOT
+from dev.host import ComfyHost
+from krea import recipe
+from krea.schedule import flow_sigmas, shift_mu, token_count
+
+PROMPT = "picture {}: a red circle on a blue background"
+SIDE = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """One workflow run: its time in the server in s, the process's peak memory in bytes (0 if unknown), its pixels."""
+
+    seconds: float
+    peak_memory: int
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of both sides on the same jobs, in the same order."""
+
+    ours: list[Run]
+    core: list[Run]
+
+    @property
+    def identical(self) -> bool:
+        return all(np.array_equal(a.pixels, b.pixels) for a, b in zip(self.ours, self.core, strict=True))
+
+    def report(self) -> str:
+        seconds = [statistics.median(run.seconds for run in runs) for runs in (self.ours, self.core)]
+        lines = [
+            f"text to image, {recipe.STEPS.default} steps at {SIDE}x{SIDE}, {len(self.ours)} pictures a side, median:",
+            f"  time    {seconds[0]:.3f} s, ComfyUI's own nodes {seconds[1]:.3f} s: ratio "
+            f"{seconds[0] / seconds[1]:.3f} (bound 1.02)",
+        ]
+        peaks = [statistics.median(run.peak_memory for run in runs) for runs in (self.ours, self.core)]
+        if all(peaks):
+            megabytes = [peak / 1e6 for peak in peaks]
+            lines.append(
+                f"  memory  {megabytes[0]:.0f} MB, ComfyUI's own nodes {megabytes[1]:.0f} MB: ratio "
+                f"{peaks[0] / peaks[1]:.3f} (bound 1.02)"
+            )
+        else:
+            lines.append("  memory  not measured: this system does not tell a process's peak")
+        lines.append(f"  pictures identical: {'yes' if self.identical else 'NO'}")
+        return "\n".join(lines)
+
+
+def compare(host: ComfyHost, pairs: int) -> Comparison:
+    """Make `pairs` pictures with each side, alternating which goes first; one unmeasured picture of each before."""
+    ours, core = [], []
+    for number in range(pairs + 1):
+        sides = [(ours, _krea_graph(number)), (core, _core_graph(number))]
+        for runs, graph in sides if number % 2 else reversed(sides):
+            runs.append(_run(host, graph))
+    return Comparison(ours[1:], core[1:])
+
+
+def _krea_graph(number: int) -> Graph:
+    shipped = json.loads((ROOT / "workflows" / "api" / "text_to_image.json").read_text(encoding="utf-8"))
+    graph = small_model.for_small_model(shipped)
+    for node in graph.values():
+        if node["class_type"] == "FluxKreaPrompt":
+            node["inputs"] |= {"prompt": PROMPT.format(number), "texture_enhancement": False}
+        if node["class_type"] == "FluxKreaSampler":
+            node["inputs"] |= {"seed": number}
+    return graph
+
+
+def _core_graph(number: int) -> Graph:
+    """The same words, tokens, sigmas, guidance, steps and seed on ComfyUI's nodes.
+
+    The weights come from Krea Model Loader on both sides: ComfyUI's own loaders cannot load encoders this small.
+    Its KSampler takes sigmas from a table of 10,000 entries, so the exact ones are given by ManualSigmas.
+    """
+    mu = shift_mu(token_count(SIDE // 8, SIDE // 8))
+    sigmas = ", ".join(f"{sigma:.12f}" for sigma in flow_sigmas(recipe.STEPS.default, mu).tolist())
+    return {
+        "1": _node("FluxKreaModelLoader", **small_model.INPUTS["FluxKreaModelLoader"]),
+        "2": _node("T5TokenizerOptions", clip=["1", 1], min_padding=0, min_length=recipe.T5_TOKENS),
+        "3": _node("CLIPTextEncode", clip=["2", 0], text=PROMPT.format(number)),
+        "4": _node("CLIPTextEncode", clip=["2", 0], text=""),
+        "5": _node("FluxGuidance", conditioning=["3", 0], guidance=recipe.GUIDANCE.default),
+        "6": _node("FluxGuidance", conditioning=["4", 0], guidance=recipe.GUIDANCE.default),
+        "7": _node("ModelSamplingFlux", model=["1", 0], max_shift=1.15, base_shift=0.5, width=SIDE, height=SIDE),
+        "8": _node("EmptySD3LatentImage", width=SIDE, height=SIDE, batch_size=1),
+        "9": _node("KSamplerSelect", sampler_name=recipe.SAMPLER),
+        "10": _node("ManualSigmas", sigmas=sigmas),
+        "11": _node("CFGGuider", model=["7", 0], positive=["5", 0], negative=["6", 0], cfg=1.0),
+        "12": _node("RandomNoise", noise_seed=number),
+        "13": _node(
+            "SamplerCustomAdvanced",
+            noise=["12", 0],
+            guider=["11", 0],
+            sampler=["9", 0],
+            sigmas=["10", 0],
+            latent_image=["8", 0],
+        ),
+        "14": _node("VAEDecode", samples=["13", 0], vae=["1", 2]),
+        "15": _node("SaveImage", images=["14", 0], filename_prefix="core"),
+    }
+
+
+def _node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def _run(host: ComfyHost, graph: Graph) -> Run:
+    _forget_peak_memory(host.process.pid)
+    record = host.run(graph)
+    times = {kind: data["timestamp"] for kind, data in record["status"]["messages"]}
+    picture = Image.open(io.BytesIO(host.view(images_of(record)[0])))
+    seconds = (times["execution_success"] - times["execution_start"]) / 1000
+    return Run(seconds, _peak_memory(host.process.pid), np.asarray(picture))
+
+
+def _forget_peak_memory(pid: int) -> None:
+    """Start the process's peak anew (Linux: man 5 proc, clear_refs)."""
+    file = Path(f"/proc/{pid}/clear_refs")
+    if file.exists():
+        file.write_text("5")
+
+
+def _peak_memory(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) * 1024
