@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 # `python3 dev` puts the folder dev itself on the path; what is imported is the package dev below the checkout.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dev import environment  # noqa: E402
 
@@ -18,6 +19,7 @@ COMMANDS = {
     "test": ("dev.suite", "run the test suite or a part of it"),
     "bench": ("dev.bench", "measure the pack against ComfyUI's own nodes"),
     "train": ("dev.mini.train", "train the small model krea-mini"),
+    "workflows": ("dev.workflows", "remake what follows from the shipped graphs: API copies, names, thumbnails"),
     "evaluate": ("dev.mini.evaluate", "measure how well krea-mini follows prompts"),
 }
 NEED_NO_PACKAGES = ("demo", "comfy", "test")
@@ -28,7 +30,7 @@ def main() -> int:
     command, rest = _command()
     module, _ = COMMANDS[command]
     if command in NEED_NO_PACKAGES:
-        importlib.import_module(module).parser().parse_args(rest)
+        importlib.import_module(module).parse(rest)
     try:
         environment.prepare()
         if not environment.inside_environment():
@@ -43,7 +45,7 @@ def main() -> int:
 
 
 def _command() -> tuple[str, list[str]]:
-    listing = "\n".join(f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items())
+    listing = "\n".join(f"  {name:<11}{summary}" for name, (_, summary) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python3 dev",
         description="Flux Krea's workbench. The first use sets up a virtual environment and a ComfyUI in .cache.",

@@ -11,14 +11,14 @@ BASE = CACHE / "comfy"
 """Where the demo's and the hands-on ComfyUI keep their settings, inputs and outputs; models are links."""
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="python3 dev comfy", description=__doc__.partition(": ")[2])
-    arguments.add_argument("--port", type=int, default=8188, help="the port to listen on (default: 8188)")
-    return arguments
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 dev comfy", description=__doc__.partition(": ")[2])
+    parser.add_argument("--port", type=int, default=8188, help="the port to listen on (default: 8188)")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    port = parser().parse_args(arguments).port
+    port = parse(arguments).port
     say("Starting ComfyUI ...")
     try:
         with ComfyHost(BASE, small_model.FILES, port=port, cpu=not has_accelerator()) as host:

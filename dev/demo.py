@@ -34,28 +34,28 @@ class MissingModels(Exception):
     """Files that the shipped workflow names are not in the user's folder; the message lists all of them."""
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
         prog="python3 dev demo",
         description="Makes a picture from a prompt through workflows/api/text_to_image.json, with the bundled small "
         "model (256x256 px; it knows circles, squares, triangles and stars in eight colours) or with your own "
         "FLUX.1 Krea [dev] files.",
         epilog='example: python3 dev demo "a red circle on a blue background"',
     )
-    arguments.add_argument("prompt", metavar="PROMPT", help="what the picture shows, in plain words")
-    arguments.add_argument("--seed", type=_seed, help="makes the same picture again (default: a random one)")
-    arguments.add_argument(
+    parser.add_argument("prompt", metavar="PROMPT", help="what the picture shows, in plain words")
+    parser.add_argument("--seed", type=_seed, help="makes the same picture again (default: a random one)")
+    parser.add_argument(
         "--models",
         type=Path,
         metavar="DIR",
         help="run the workflow as shipped with the files it names from this folder, for example ComfyUI/models",
     )
-    arguments.add_argument("--open", action="store_true", help="leave ComfyUI up and print its address")
-    return arguments
+    parser.add_argument("--open", action="store_true", help="leave ComfyUI up and print its address")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         graph, files = chosen_model(options.models)
         node(graph, PROMPT)["prompt"] = options.prompt
@@ -84,13 +84,15 @@ def chosen_model(folder: Path | None) -> tuple[Graph, list[tuple[str, Path]]]:
 def shipped_files(graph: Graph, folder: Path) -> list[tuple[str, Path]]:
     """Finds every model file that the graph names somewhere below ``folder``. Raises MissingModels."""
     published = {file.name: file for files in catalogue.FILES.values() for file in files}
-    loader = node(graph, LOADER)
-    wanted = [published[value] for value in loader.values() if value in published]
-    found = {file.name: next(folder.rglob(file.name), None) for file in wanted}
-    missing = [f"  {file}" for file in wanted if found[file.name] is None]
+    wanted = [published[value] for value in node(graph, LOADER).values() if value in published]
+    present: dict[str, Path] = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            present.setdefault(name, Path(place, name))
+    missing = [f"  {file}" for file in wanted if file.name not in present]
     if missing:
         raise MissingModels("\n".join([f"Not found in {folder} or any folder below it:", *missing]))
-    return [(file.folder, found[file.name]) for file in wanted]
+    return [(file.folder, present[file.name]) for file in wanted]
 
 
 def node(graph: Graph, class_type: str) -> dict[str, Any]:

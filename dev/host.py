@@ -21,7 +21,7 @@ CALM_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class HostDied(RuntimeError):
-    """ComfyUI did not start or ended by itself; the message holds the end of its log."""
+    """ComfyUI did not start, came up without the pack or ended by itself; the message holds the end of its log."""
 
 
 class ComfyHost(ComfyClient):
@@ -103,6 +103,8 @@ class ComfyHost(ComfyClient):
             if time.monotonic() > deadline:
                 raise HostDied(f"ComfyUI did not answer within {START_TIMEOUT:.0f} s.\n{self._log_tail()}")
             time.sleep(0.1)
+        if any("IMPORT FAILED" in line and PACK_FOLDER in line for line in self.log_text().splitlines()):
+            raise HostDied(f"ComfyUI started but could not load this pack.\n{self._log_tail()}")
 
     def _answers(self) -> bool:
         try:
@@ -126,7 +128,7 @@ class ComfyHost(ComfyClient):
             raise HostDied(f"ComfyUI ended with exit code {code}.\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
-        lines = self.log_text().splitlines()[-20:]
+        lines = self.log_text().splitlines()[-30:]
         return "\n".join([f"The end of its log ({self.log}):", *("  " + line for line in lines)])
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 from dev import environment
 from dev.environment import ROOT, say
@@ -18,28 +19,37 @@ PARTS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+class Chosen(NamedTuple):
+    """The parts to run, in the order of PARTS, and what is passed on to pytest."""
+
+    parts: list[str]
+    pytest: list[str]
+
+
+def parse(arguments: list[str]) -> Chosen:
     listing = "\n".join(f"  {name:<9}{what}" for name, what in PARTS.items())
-    arguments = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python3 dev test",
+        usage="python3 dev test [-h] [PART ...] [-- PYTEST ARGUMENTS]",
         description="Runs ruff, then pytest over the whole suite or the named parts.",
-        epilog=f"parts:\n{listing}\n\nWhat follows `--` goes to pytest: python3 dev test unit -- -k schedule",
+        epilog=f"parts:\n{listing}\n\nexample: python3 dev test unit -- -k schedule",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help="default: all parts")
-    arguments.add_argument("pytest", nargs="*", help=argparse.SUPPRESS)
-    return arguments
+    parser.add_argument("parts", nargs="*", metavar="PART", help="default: all parts")
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    named = parser.parse_args(arguments[:split]).parts
+    if unknown := sorted({*named} - {*PARTS}):
+        parser.error(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    return Chosen([part for part in PARTS if part in named or not named], arguments[split + 1 :])
 
 
 def main(arguments: list[str]) -> int:
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    chosen = parser().parse_args(arguments[:split]).parts or PARTS
-    parts = [part for part in PARTS if part in chosen]
+    parts, pytest_arguments = parse(arguments)
     environment.prepare(tests=True, checks="checks" in parts)
     if "browser" in parts:
         _say_which_browser()
     folders = [f"tests/{part}" for part in parts]
-    commands = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest", *folders, *arguments[split + 1 :]]]
+    commands = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest", *folders, *pytest_arguments]]
     # All run even when one fails: a long line should not hide what the tests say.
     return max([_run(command) for command in commands])
 
