@@ -61,7 +61,6 @@ class FluxKreaAspectRatioLatent(io.ComfyNode):
                     min=0.01,
                     max=16.0,
                     step=0.05,
-                    round=0.0001,
                     tooltip="The picture's area; 1 is that of a 1024 px square. Counts only when resolution is "
                     "'custom'. The model draws best from 0.1 to 2.4; above, patterns and stripes repeat.",
                 ),
@@ -131,7 +130,10 @@ def _ratio_name(size: sizes.Size) -> str:
 
 
 async def describe_settings(request: web.Request) -> web.Response:
-    """GET: the frame for widget values that have not run yet, so that the page holds no sizes of its own."""
+    """GET: the frame for widget values that have not run yet, so that the page holds no sizes of its own.
+
+    Values that make no frame, such as a ratio that is half typed, get the reason instead: {"error": ...}.
+    """
     settings = request.query
     try:
         frame = sizes.frame(
@@ -142,7 +144,7 @@ async def describe_settings(request: web.Request) -> web.Response:
             custom_megapixels=float(settings.get("custom_megapixels", 1)),
         )
     except ValueError as error:
-        return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"error": str(error)})
     return web.json_response(describe(frame))
 
 

@@ -67,11 +67,11 @@ function addFramePreview(node) {
   async function update() {
     const request = ++latest;
     if (isLinked("picture")) {
-      view.showText("The shape comes from the linked picture: the size shows here once the node has run.");
+      view.showText("The shape comes from the linked picture: the size shows here after the run.");
       return;
     }
     if (SIZE_SETTINGS.some(isLinked)) {
-      view.showText("A setting comes from another node: the size shows here once the node has run.");
+      view.showText("A setting comes from another node: the size shows here after the run.");
       return;
     }
     const query = new URLSearchParams(settings.map(({ name, value }) => [name, value]));

@@ -40,6 +40,17 @@ def test_default_is_3_2_at_1_5k():
     assert frame() == Frame(Size(1872, 1248), 1)
 
 
+def test_help_page_shows_the_same_table(root):
+    page = (root / "web" / "docs" / "FluxKreaAspectRatioLatent.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if " x " in line and "|" in line
+    ]
+    for (ratio, *sizes), (named, *shown, meant_for) in zip(TABLE, rows, strict=True):
+        assert named.removesuffix(" (default)") == ratio
+        assert [size.replace(" ", "") for size in shown] == sizes
+        assert meant_for == PRESETS[ratio].meant_for
+
+
 @pytest.mark.parametrize("ratio", PRESETS)
 @pytest.mark.parametrize("resolution", SQUARE_SIDES)
 def test_every_preset_follows_the_rule_for_custom_sizes(ratio, resolution):
