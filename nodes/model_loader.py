@@ -133,9 +133,14 @@ class FluxKreaModelLoader(io.ComfyNode):
 
 
 def _vae_names() -> list[str]:
-    approximations = folder_paths.get_filename_list("vae_approx")
-    has_taef1 = all(any(name.startswith(half) for name in approximations) for half in _TAEF1_HALVES)
-    return folder_paths.get_filename_list("vae") + ([_TAEF1] if has_taef1 else [])
+    return folder_paths.get_filename_list("vae") + ([_TAEF1] if len(_taef1_files()) == 2 else [])
+
+
+def _taef1_files() -> list[str]:
+    """The halves of taef1 that are there, as ComfyUI's VAELoader finds them."""
+    names = folder_paths.get_filename_list("vae_approx")
+    halves = (next((name for name in names if name.startswith(half)), None) for half in _TAEF1_HALVES)
+    return [name for name in halves if name is not None]
 
 
 def _files(*names: str | None) -> dict[str, str]:
@@ -147,13 +152,15 @@ def _paths(files: dict[str, str]) -> dict[str, str]:
     """Full paths by input; taef1 stands for two files, neither of which is called vae."""
     paths = {}
     for input_id, name in files.items():
-        if input_id == "vae" and name == _TAEF1 and _TAEF1 in _vae_names():
-            approximations = folder_paths.get_filename_list("vae_approx")
-            for half in _TAEF1_HALVES:
-                file = next(name for name in approximations if name.startswith(half))
-                paths[half] = model_files.path_of("vae_approx", file)
-        else:
+        if (input_id, name) != ("vae", _TAEF1):
             paths[input_id] = model_files.path_of(_FOLDERS[input_id], name)
+        elif len(_taef1_files()) == 2:
+            paths |= {half: model_files.path_of("vae_approx", half) for half in _taef1_files()}
+        else:
+            raise ModelFileError(
+                "taef1 needs taef1_encoder.pth and taef1_decoder.pth (4.7 MB each) in models/vae_approx, from"
+                " https://github.com/madebyollin/taesd; put both there, then press R."
+            )
     return paths
 
 

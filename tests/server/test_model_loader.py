@@ -150,6 +150,7 @@ def test_fp8_t5(server, put, scaled):
 
 def test_taef1_is_taken_from_its_two_files(server, put):
     assert "taef1" not in vae_options(server)
+    assert "taef1 needs taef1_encoder.pth and taef1_decoder.pth" in refusal(server, vae="taef1")
     weights = load_file(VAE)
     for half in ("encoder", "decoder"):
         prefix = f"taesd_{half}."
