@@ -11,7 +11,7 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dev import environment  # noqa: E402
+from dev import environment
 
 COMMANDS = {
     "demo": ("dev.demo", "make a picture from a prompt with a real ComfyUI"),

@@ -1,5 +1,6 @@
 """The part of ComfyUI's HTTP and WebSocket interface that the demo, the tests and the benchmarks use."""
 
+import contextlib
 import json
 import time
 import urllib.error
@@ -91,6 +92,10 @@ class ComfyClient:
             while (event := loop.run_until_complete(anext(stream, None))) is not None:
                 yield event
         finally:
+            for task in asyncio.all_tasks(loop):  # Ctrl-C leaves the wait for the next message behind
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    loop.run_until_complete(task)
             loop.run_until_complete(stream.aclose())
             loop.close()
 
