@@ -104,12 +104,13 @@ def _words(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(host: ComfyHost, workflow: str, **changes: Any) -> "Image":
-    """The picture that a shipped workflow makes with krea-mini; ``changes`` are inputs of any node, by name."""
+    """The picture that a shipped workflow makes with krea-mini; ``changes`` are widget values, by name."""
     from PIL import Image
 
     graph = small_model.for_small_model(read(API / f"{workflow}.json"))
     for node in graph.values():
-        node["inputs"].update({name: value for name, value in changes.items() if name in node["inputs"]})
+        inputs = node["inputs"]  # a list in it is a link
+        inputs.update({name: new for name, new in changes.items() if not isinstance(inputs.get(name, []), list)})
     (image,) = images_of(host.run(graph))
     return Image.open(io.BytesIO(host.view(image))).convert("RGB")
 
