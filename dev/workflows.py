@@ -1,6 +1,7 @@
-"""``python3 dev workflows``: makes what follows from the shipped graphs and nodes.
+"""``python3 dev workflows``: brings up to date what follows from the shipped graphs and nodes.
 
-- workflows/api/*.json: the graphs as ComfyUI's own frontend sends them to the server,
+- workflows/*.json: the graphs themselves as ComfyUI's own frontend saves them once it has opened them,
+- workflows/api/*.json: the graphs as the frontend sends them to the server,
 - workflows/*.jpg: the thumbnails of Browse Templates, painted by krea-mini (only when asked for),
 - locales/en/nodeDefs.json: the nodes' own words.
 """
@@ -27,6 +28,7 @@ WORKFLOWS = ROOT / "workflows"
 API = WORKFLOWS / "api"
 ENGLISH = ROOT / "locales" / "en" / "nodeDefs.json"
 
+SAVE = "() => JSON.stringify(app.graph.serialize())"
 CONVERT = """async (graph) => {
     await app.loadGraphData(graph, true, false, null);
     return JSON.stringify((await app.graphToPrompt()).output);
@@ -47,6 +49,7 @@ def main(arguments: list[str]) -> int:
         with frontend(host.url) as page:
             for path in sorted(WORKFLOWS.glob("*.json")):
                 _write(API / path.name, convert(page, read(path)))
+                _write(path, saved(page))
         if options.thumbnails:
             for name, paint in THUMBNAILS.items():
                 path = WORKFLOWS / f"{name}.jpg"
@@ -84,6 +87,11 @@ def frontend(url: str) -> Iterator["Page"]:
 def convert(page: "Page", graph: dict[str, Any]) -> Graph:
     """The API format of a UI-format graph, made by the frontend in ``page`` as its Run button makes it."""
     return json.loads(page.evaluate(CONVERT, graph))
+
+
+def saved(page: "Page") -> dict[str, Any]:
+    """The graph that is open in ``page``, as the frontend saves it."""
+    return json.loads(page.evaluate(SAVE))
 
 
 def english(object_info: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""What ComfyUI serves of the pack, and every shipped workflow run over HTTP with the small model."""
+
+import io
+import json
+import urllib.error
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from dev.client import images_of
+from dev.environment import ROOT
+from dev.host import PACK_FOLDER
+from dev.mini.judge import judge, view
+from dev.mini.pictures import COLOURS
+from dev.workflows import API, ENGLISH, WORKFLOWS, english, read
+from krea.aspect_ratio import frame
+
+NODES = sorted(read(ENGLISH))
+NAMES = sorted(path.stem for path in API.iterdir())
+
+
+def run(server, graph, **changes):
+    """The picture of a graph after widget values were changed, HxWx3 uint8."""
+    for node in graph.values():
+        inputs = node["inputs"]
+        inputs.update({name: new for name, new in changes.items() if not isinstance(inputs.get(name, []), list)})
+    (image,) = images_of(server.run(graph))
+    return np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
+
+
+@pytest.fixture
+def drawing(server):
+    """A red circle left of the middle on white, 384x256 px, in ComfyUI's input folder; gives its name."""
+    picture = Image.new("RGB", (384, 256), COLOURS["white"])
+    ImageDraw.Draw(picture).ellipse((60, 68, 180, 188), fill=COLOURS["red"])
+    picture.save(server.input_dir / "drawing.png")
+    return "drawing.png"
+
+
+def test_templates_are_our_graphs_and_nothing_else(server):
+    assert sorted(server.get("/workflow_templates")[PACK_FOLDER]) == NAMES
+    for name in NAMES:
+        address = f"/api/workflow_templates/{PACK_FOLDER}/{name}"
+        assert server.get(f"{address}.json") == read(WORKFLOWS / f"{name}.json")
+        assert server.request(f"{address}.jpg") == (WORKFLOWS / f"{name}.jpg").read_bytes()
+
+
+def test_blueprint_is_served(server):
+    (path,) = (ROOT / "subgraphs").glob("*.json")
+    entries = server.get("/global_subgraphs").items()
+    (identity,) = [key for key, entry in entries if entry["info"]["node_pack"] == f"custom_nodes.{PACK_FOLDER}"]
+    entry = server.get(f"/global_subgraphs/{identity}")
+    assert entry["name"] == path.stem
+    assert json.loads(entry["data"]) == read(path)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_translations_are_served(server, language):
+    served = server.get("/i18n")[language]
+    assert {name: served["nodeDefs"][name] for name in NODES} == read(ROOT / "locales" / language / "nodeDefs.json")
+    assert served["nodeCategories"]["Krea"]
+
+
+def test_english_is_what_the_nodes_say(server):
+    assert english(server.object_info()) == read(ENGLISH)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_help_page_is_served(server, node):
+    page = server.request(f"/extensions/{PACK_FOLDER}/docs/{quote(node)}.md").decode()
+    words = read(ENGLISH)[node]
+    assert page.startswith(f"# {words['display_name']}\n")
+    for entry in words["inputs"].values():
+        assert entry["name"] in page, f"{node}.md does not explain {entry['name']}"
+
+
+def test_no_page_without_a_node(server):
+    assert sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md")) == NODES
+    with pytest.raises(urllib.error.HTTPError):
+        server.request(f"/extensions/{PACK_FOLDER}/docs/NoSuchNode.md")
+
+
+def test_every_workflow_has_its_run_here():
+    assert NAMES == ["image_to_image", "text_to_image"], "give the new workflow a test that runs and judges it"
+
+
+def test_text_to_image(server, small_graph):
+    prompt = "a red circle on a blue background"
+    picture = run(server, small_graph("text_to_image"), prompt=prompt, seed=1)
+    assert picture.shape == (256, 256, 3)
+    verdict = judge(picture, "blue", (("red", "circle"),))
+    assert verdict.background and verdict.colours
+
+
+def test_text_to_image_at_3_2(server, small_graph):
+    """As shipped but for the area: the ratio of the graph itself."""
+    size = frame("3:2", "custom", custom_megapixels=0.0625).size
+    prompt = "a yellow circle on a purple background"
+    picture = run(server, small_graph("text_to_image"), prompt=prompt, aspect_ratio="3:2", seed=1)
+    assert picture.shape == (size.height, size.width, 3)
+    assert view(picture).background == "purple"
+
+
+def test_image_to_image_keeps_the_layout(server, small_graph, drawing):
+    """The new colour is the prompt's; size, ratio and place are the drawing's."""
+    prompt = "a green circle on a white background"
+    picture = run(server, small_graph("image_to_image"), prompt=prompt, image=drawing, seed=1)
+    size = frame("1:1", "custom", custom_megapixels=0.0625, picture=(384, 256)).size
+    assert picture.shape == (size.height, size.width, 3)
+    seen = view(picture)
+    assert seen.background == "white"
+    assert seen.shapes[0].colour == "green"
+    assert seen.shapes[0].x == pytest.approx(120 / 384, abs=0.1)
