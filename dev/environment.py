@@ -75,6 +75,8 @@ def prepare(tests: bool = False, checks: bool = False) -> None:
     with _only_one_process():
         _make_environment(VENV)
         comfyui = comfyui_root()
+        if comfyui.parent != CACHE and not inside_environment():
+            say(f"Using the ComfyUI in {comfyui}, run by {python_of(VENV)}; its own environment is left alone")
         _install(VENV, "PyTorch", "once, up to 6 GB on disk with its GPU libraries", REQUIREMENTS / "torch.txt")
         _install(VENV, "ComfyUI's requirements", "about 1 GB", comfyui / "requirements.txt")
         if tests:
@@ -206,8 +208,11 @@ def _install(environment: Path, what: str, size: str, requirements: Path) -> Non
 
 def _run_pip(environment: Path, arguments: list[str], doing: str) -> None:
     command = [str(python_of(environment)), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    (CACHE / "setup.log").open("a").write(f"$ {' '.join(command)}\n{done.stdout}\n")
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
+    with open(CACHE / "setup.log", "a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n{done.stdout}\n")
     if done.returncode != 0:
         tail = "\n".join("  " + line for line in done.stdout.splitlines()[-12:])
         raise SetupError(f"{doing} failed. pip said:\n{tail}\nAll of it is in {CACHE / 'setup.log'}")
