@@ -1,0 +1,171 @@
+"""`python3 dev evaluate`: how well krea-mini follows held-out prompts, through our own workflow in a real ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dev import small_model
+from dev.client import ComfyClient, Graph, images_of
+from dev.environment import ROOT
+from dev.host import ComfyHost
+
+from .judge import judge, view
+from .pictures import draw, random_scene
+from .prompts import Prompt, held_out_prompts
+
+GUIDANCE = (1.0, 4.5, 8.0)
+NEGATIVE_TRUE_CFG = 2.5
+NEGATIVE_SEEDS = 10
+NEGATIVE_KINDS = ("circle", "square", "star")
+AUTOENCODER_PICTURES = 24
+
+
+def _node(graph: Graph, kind: str) -> dict[str, Any]:
+    return next(node["inputs"] for node in graph.values() if node["class_type"] == kind)
+
+
+def _picture(client: ComfyClient, graph: Graph) -> np.ndarray:
+    data = client.view(images_of(client.run(graph))[0])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def generate(client: ComfyClient, prompt: Prompt, seed: int, negative: str = "", **sampler: float) -> np.ndarray:
+    """The picture (HxWx3 uint8) that text_to_image makes of a prompt; `sampler` changes inputs of the sampler node."""
+    text = (ROOT / "workflows" / "api" / "text_to_image.json").read_text(encoding="utf-8")
+    graph = small_model.for_small_model(json.loads(text))
+    _node(graph, "FluxKreaPrompt").update(prompt=prompt.text, negative_prompt=negative)
+    size = {"aspect_ratio": "1:1" if prompt.ratio == "1:1" else "3:2", "swap_sides": prompt.ratio == "2:3"}
+    _node(graph, "FluxKreaAspectRatioLatent").update(size)
+    _node(graph, "FluxKreaSampler").update(seed=seed, **sampler)
+    return _picture(client, graph)
+
+
+def _share(values: list[bool]) -> float:
+    return round(sum(values) / len(values), 3) if values else math.nan
+
+
+def following(client: ComfyClient, prompts: list[Prompt], sheet: Path | None = None, **sampler: float) -> dict:
+    """Shares of prompts whose background, colours, shapes and relation came true, and how clean the shapes are."""
+    pictures = [generate(client, prompt, 1000 + index, **sampler) for index, prompt in enumerate(prompts)]
+    verdicts = [
+        judge(picture, prompt.background, prompt.objects, prompt.relation)
+        for picture, prompt in zip(pictures, prompts, strict=True)
+    ]
+    report: dict[str, Any] = {}
+    for name, count in (("one subject", 1), ("two subjects", 2)):
+        chosen = [verdict for verdict, prompt in zip(verdicts, prompts, strict=True) if len(prompt.objects) == count]
+        if chosen:
+            parts = ("background", "colours", "shapes", "all") + (("relation",) if count == 2 else ())
+            report[name] = {"prompts": len(chosen)}
+            report[name] |= {part: _share([bool(getattr(verdict, part)) for verdict in chosen]) for part in parts}
+    for ratio in sorted({prompt.ratio for prompt in prompts}):
+        report[ratio] = _share([v.all for v, prompt in zip(verdicts, prompts, strict=True) if prompt.ratio == ratio])
+    shapes = [shape for picture in pictures for shape in view(picture).shapes]
+    report["overlap"] = round(float(np.mean([shape.overlap for shape in shapes])), 3) if shapes else 0.0
+    report["purity"] = round(float(np.mean([shape.purity for shape in shapes])), 3) if shapes else 0.0
+    report["contrast"] = round(float(np.mean([picture.astype(float).std() for picture in pictures])), 2)
+    if sheet:
+        draw_sheet(sheet, pictures, [prompt.text for prompt in prompts], [verdict.all for verdict in verdicts])
+    return report
+
+
+def negative_prompt(client: ComfyClient, seeds: int = NEGATIVE_SEEDS) -> dict:
+    """Prompts that leave the colour open: does naming the colour that came in the negative prompt remove it?
+
+    For each picture made without a negative prompt, the same seed with one that names the colour of its shape.
+    """
+    rows = []
+    for kind in NEGATIVE_KINDS:
+        prompt = Prompt(f"a {kind} on a white background", "1:1", "white", (("", kind),))
+        for seed in range(500, 500 + seeds):
+            plain = view(generate(client, prompt, seed)).shapes
+            if not plain:
+                continue
+            colour = plain[0].colour
+            for negative in (f"a {colour} {kind}", colour):
+                after = generate(client, prompt, seed, negative, true_cfg=NEGATIVE_TRUE_CFG)
+                shapes = view(after).shapes
+                rows.append((kind, colour, shapes[0].colour if shapes else None, shapes[0].kind if shapes else None))
+    return {
+        "pictures": len(rows),
+        "colour removed": _share([after is not None and after != before for _, before, after, _ in rows]),
+        "subject kept": _share([after is not None for _, _, after, _ in rows]),
+        "shape right": _share([kind == after for kind, _, _, after in rows]),
+        "colours without": dict(Counter(before for _, before, _, _ in rows[::2])),
+        "colours with": dict(Counter(str(after) for _, _, after, _ in rows)),
+    }
+
+
+def autoencoder(client: ComfyClient, input_dir: Path, vae: str, count: int = AUTOENCODER_PICTURES) -> dict:
+    """PSNR in dB of encoding and decoding drawn pictures that training did not see."""
+    rng = random.Random("unseen pictures")
+    decibels = []
+    for index in range(count):
+        picture = draw(random_scene(rng))
+        name = f"unseen_{index}.png"
+        Image.fromarray(picture).save(input_dir / name)
+        graph = {
+            "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "2": {"class_type": "VAELoader", "inputs": {"vae_name": vae}},
+            "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["2", 0]}},
+            "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}},
+            "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "unseen"}},
+        }
+        error = (_picture(client, graph).astype(float) - picture) / 255
+        decibels.append(-10 * math.log10(np.square(error).mean()))
+    return {"pictures": count, "mean dB": round(float(np.mean(decibels)), 2), "least dB": round(min(decibels), 2)}
+
+
+def draw_sheet(path: Path, pictures: list[np.ndarray], texts: list[str], right: list[bool]) -> None:
+    """All pictures with their prompts, wrong ones in red."""
+    width, height, columns = 200, 240, 9
+    sheet = Image.new("RGB", (width * columns, height * -(-len(pictures) // columns)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        left, top = index % columns * width, index // columns * height
+        small = Image.fromarray(picture)
+        small.thumbnail((width - 8, width - 8))
+        sheet.paste(small, (left, top))
+        lines = "\n".join(text[start : start + 32] for start in range(0, len(text), 32))
+        pen.text((left, top + width - 8), lines, "black" if right[index] else "red")
+    sheet.save(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the figures as JSON, and write a sheet of all pictures."""
+    parser = argparse.ArgumentParser(prog="dev evaluate", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=small_model.FOLDER, help="folder with the four files")
+    parser.add_argument("--prompts", type=int, default=72, help="half of them of one subject, half of two")
+    parser.add_argument("--only", choices=("following", "guidance", "negative", "autoencoder"), help="one measurement")
+    parser.add_argument("--sheet", type=Path, default=ROOT / ".cache" / "train" / "sheet.png")
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    half = arguments.prompts // 2
+    prompts = held_out_prompts(half, half)
+    files = [(folder, arguments.weights / file.name) for folder, file in small_model.FILES]
+    with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), files, port=arguments.port) as host:
+        parts = {
+            "following": lambda: following(host, prompts, arguments.sheet),
+            "guidance": lambda: {str(value): following(host, prompts[::4], guidance=value) for value in GUIDANCE},
+            "negative": lambda: negative_prompt(host),
+            "autoencoder": lambda: autoencoder(host, host.input_dir, small_model.VAE),
+        }
+        for name, measure in parts.items():
+            if arguments.only in (None, name):
+                print(json.dumps({name: measure()}, indent=1), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

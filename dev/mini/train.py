@@ -1,0 +1,170 @@
+"""`python3 dev train`: trains krea-mini from nothing, on drawn pictures, and writes its four files.
+
+Three stages: the autoencoder's decoder; the transformer together with its T5 (rectified flow); guidance
+distillation, after which one forward pass with a guidance value does what two passes of classifier-free
+guidance did (as FLUX.1 dev and Krea are distilled).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dev import small_model
+from dev.environment import CACHE, comfyui_root
+
+from . import autoencoder, weights
+from .data import Batch, Batches, Captions, Pictures
+from .network import DoubleBlock, Flux, SingleBlock
+from .stage import Schedule, Stage
+from .text import T5, BagOfWords, Tokenizers
+
+SEED = 0
+DECODER = Schedule(steps=1150, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
+FLOW = Schedule(steps=6600, rate=1.5e-3, matrix_rate=0.015, decay=0.6)
+GUIDANCE = Schedule(steps=400, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.99)
+BATCH = 6
+DECODER_BATCH = 8
+PICTURES = 12000
+# Guidance g acts like classifier-free guidance of scale 1 + GUIDANCE_GAIN * (g - 1): this small model needs less than
+# the values that users of the 12B model are used to.
+GUIDANCE_GAIN = 0.35
+# Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
+# colours can be read through the noise itself from a level of about 0.93 down.
+SIGMA_SHIFT = 2.3
+
+
+class Model(nn.Module):
+    """What the flow stage trains: the transformer and its T5."""
+
+    def __init__(self, words: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(SEED)
+        self.t5 = T5(words, generator)
+        self.flux = Flux(generator)
+
+
+def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
+    """Noise levels in 0..1: logit-normal shifted like FLUX's schedule, a tenth of them uniform."""
+    t = torch.sigmoid(torch.randn(count, generator=generator) * 1.1)
+    uniform = torch.rand(count, generator=generator)
+    t = torch.where(torch.rand(count, generator=generator) < 0.1, uniform, t)
+    shift = torch.tensor(SIGMA_SHIFT).exp()
+    return (shift * t / (1 + (shift - 1) * t)).clamp(1e-3, 1.0)
+
+
+def noised(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy latent, sigma B, velocity to predict) of a batch."""
+    sigma = sample_sigmas(len(batch.latent), batch.generator)
+    noise = torch.randn(batch.latent.shape, generator=batch.generator)
+    level = sigma.view(-1, 1, 1, 1)
+    return level * noise + (1 - level) * batch.latent, sigma, noise - batch.latent
+
+
+def flow_loss(model: Model, batch: Batch) -> Tensor:
+    """Rectified flow: mean squared error of the velocity."""
+    latent, sigma, velocity = noised(batch)
+    text = model.t5(batch.ids, batch.rare)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.flux(latent, sigma, text, batch.pooled, batch.padding)
+    return F.mse_loss(out.float(), velocity)
+
+
+class Distillation:
+    """The teacher's classifier-free guidance as one target."""
+
+    def __init__(self, teacher: Model, captions: Captions):
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.empty = captions.encode([""], [""])
+
+    def loss(self, student: Flux, batch: Batch) -> Tensor:
+        """Mean squared error between the student at guidance g and v_empty + g' * (v_caption - v_empty)."""
+        latent, sigma, _ = noised(batch)
+        count = len(latent)
+        guidance = 1 + 7 * torch.rand(count, generator=batch.generator)
+        ids, padding, pooled = self.empty
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            text = self.teacher.t5(batch.ids, batch.rare)
+            nothing = self.teacher.t5(ids, batch.rare).expand(count, -1, -1)
+            with_caption = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding).float()
+            without = self.teacher.flux(latent, sigma, nothing, pooled.expand(count, -1), padding.expand(count)).float()
+            strength = (1 + GUIDANCE_GAIN * (guidance - 1)).view(-1, 1, 1, 1)
+            target = without + strength * (with_caption - without)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = student(latent, sigma, text, batch.pooled, batch.padding, guidance)
+        return F.mse_loss(out.float(), target)
+
+
+def train_decoder(encoder: autoencoder.LinearEncoder, schedule: Schedule, folder: Path) -> dict[str, Tensor]:
+    """The autoencoder's decoder, on crops of drawn pictures."""
+    decoder = autoencoder.Decoder(torch.Generator().manual_seed(SEED))
+    crops = autoencoder.Crops(encoder, SEED)
+    matrices = [matrix for name, matrix in decoder.matrices.items() if name != "19"]
+
+    def loss(number: int) -> Tensor:
+        return autoencoder.decoder_loss(decoder, *crops.batch(number, DECODER_BATCH))
+
+    return Stage("decoder", decoder, matrices, loss, schedule, folder).run()
+
+
+def train_flow(pictures: Pictures, captions: Captions, schedule: Schedule, folder: Path) -> dict[str, Tensor]:
+    """The transformer and its T5, without guidance."""
+    model = Model(len(captions.words))
+    model.flux.guidance_in.requires_grad_(False)
+    batches = Batches(pictures, captions, SEED, BATCH)
+    return Stage(
+        "flow", model, model.flux.block_matrices(), lambda number: flow_loss(model, batches(number)), schedule, folder
+    ).run()
+
+
+def train_guidance(
+    pictures: Pictures, captions: Captions, flow: dict[str, Tensor], schedule: Schedule, folder: Path
+) -> dict[str, Tensor]:
+    """The transformer with guidance; the T5 stays as it is."""
+    teacher, student = Model(len(captions.words)), Model(len(captions.words))
+    teacher.load_state_dict(flow)
+    student.load_state_dict(flow)
+    student.t5.requires_grad_(False)
+    distillation = Distillation(teacher, captions)
+    batches = Batches(pictures, captions, SEED + 1, BATCH)
+    return Stage(
+        "guidance",
+        student,
+        student.flux.block_matrices(),
+        lambda number: distillation.loss(student.flux, batches(number)),
+        schedule,
+        folder,
+    ).run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train and write the four files; a run that was interrupted continues from its checkpoints."""
+    parser = argparse.ArgumentParser(prog="dev train", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=Path, default=CACHE / "train", help="continue from here when it has any")
+    parser.add_argument("--out", type=Path, default=small_model.FOLDER, help="folder for the four files")
+    arguments = parser.parse_args(argv)
+    # Each of a stage's threads computes alone; see stage.PARTS.
+    torch.set_num_threads(1)
+    folder = arguments.checkpoints
+    encoder = autoencoder.LinearEncoder.fit(SEED)
+    decoder = train_decoder(encoder, DECODER, folder)
+    for block in (DoubleBlock, SingleBlock):
+        block.forward = torch.compile(block.forward, dynamic=True)
+    captions = Captions(Tokenizers(comfyui_root()), BagOfWords(SEED), SEED)
+    pictures = Pictures(encoder, SEED, PICTURES, folder)
+    model = train_flow(pictures, captions, FLOW, folder)
+    model = train_guidance(pictures, captions, model, GUIDANCE, folder)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    weights.write_vae(arguments.out, encoder, decoder)
+    weights.write_clip(arguments.out, captions.bag)
+    weights.write_transformer(arguments.out, model, captions.words, SEED)
+    print(f"krea-mini is in {arguments.out}. Measure it with: python3 dev evaluate", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,46 @@
+"""Writes krea-mini's four files, in the layouts that ComfyUI reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dev import small_model
+
+from . import autoencoder, network, text
+
+METADATA = {"format": "pt", "model": "krea-mini", "license": "Apache-2.0"}
+
+
+def write(path: Path, weights: dict[str, Tensor], keep: tuple[str, ...] = ()) -> None:
+    """One file in fp16, the weights named in `keep` in fp32."""
+    stored = {
+        name: (value.float() if name in keep else value.half()).contiguous() for name, value in sorted(weights.items())
+    }
+    save_file(stored, path, metadata=METADATA)
+
+
+def write_transformer(folder: Path, weights: dict[str, Tensor], words: list[int], seed: int) -> None:
+    """The FLUX and T5 files, from the weights of train.Model."""
+    parts = {
+        part: {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
+        for part in ("flux.", "t5.")
+    }
+    write(folder / small_model.FLUX, network.export(parts["flux."]))
+    write(folder / small_model.T5, text.export_t5(parts["t5."], words, seed))
+
+
+def write_clip(folder: Path, bag: text.BagOfWords) -> None:
+    """The CLIP-L file."""
+    write(folder / small_model.CLIP_L, bag.weights())
+
+
+def write_vae(folder: Path, encoder: autoencoder.LinearEncoder, decoder: dict[str, Tensor]) -> None:
+    """The autoencoder file, in TAESD's layout and with the scale and shift that FLUX latents have."""
+    weights = {"taesd_encoder." + name: value for name, value in encoder.taesd_weights().items()}
+    weights |= {"taesd_decoder." + name: value for name, value in autoencoder.export(decoder).items()}
+    weights |= {"vae_scale": torch.tensor(autoencoder.SCALE), "vae_shift": torch.tensor(autoencoder.SHIFT)}
+    write(folder / small_model.VAE, weights, keep=("vae_scale", "vae_shift"))

@@ -1,0 +1,173 @@
+"""Training of krea-mini: seeded, resumable, and the same function as what ComfyUI loads."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dev import small_model
+from dev.environment import comfyui_root
+from dev.mini import autoencoder, text, weights
+from dev.mini.data import Batches, Captions, Pictures
+from dev.mini.pictures import draw, random_scene
+from dev.mini.stage import Schedule, Stage
+from dev.mini.train import Model, flow_loss
+
+
+@pytest.fixture(scope="module")
+def comfy():
+    """ComfyUI's own modules, on the CPU."""
+    sys.path.append(str(comfyui_root()))
+    from comfy import cli_args
+
+    cli_args.args.cpu = True
+    import comfy.sd
+    import comfy.utils
+
+    return comfy
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return autoencoder.LinearEncoder.fit(seed=1, pictures=40)
+
+
+@pytest.fixture(scope="module")
+def captions():
+    return Captions(text.Tokenizers(comfyui_root()), text.BagOfWords(seed=0), seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(captions):
+    """A model with every weight away from its start, in numbers that fp16 holds."""
+    model = Model(len(captions.words))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+            parameter.copy_(parameter.half())
+    return model
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = nn.Parameter(torch.randn(4, 3, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(4))
+
+    def loss(self, number: int) -> torch.Tensor:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        return (x @ self.matrix.T + self.bias - x.sum(1, keepdim=True)).square().mean()
+
+
+def line_stage(folder: Path) -> Stage:
+    line = Line()
+    schedule = Schedule(steps=30, rate=0.05, matrix_rate=0.05, warm_up=3)
+    return Stage("line", line, [line.matrix], line.loss, schedule, folder)
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path):
+    straight = line_stage(tmp_path / "straight").run()
+    first = line_stage(tmp_path / "resumed")
+    for _ in range(13):
+        first.train_step()
+    first.save()
+    for _ in range(4):
+        first.train_step()
+    resumed = line_stage(tmp_path / "resumed").run()
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_training_lowers_the_loss(tmp_path):
+    before = Line().loss(99).item()
+    stage = line_stage(tmp_path)
+    stage.run()
+    assert stage.model.loss(99).item() < 0.7 * before
+
+
+def test_the_learning_rate_is_a_trapezoid():
+    schedule = Schedule(steps=100, rate=1, matrix_rate=1, warm_up=10, decay=0.4)
+    factors = [schedule.factor(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:60] == [1] * 51
+    assert factors[80] == pytest.approx(0.5)
+    assert 0 < factors[99] < 0.03
+
+
+def test_batches_are_a_function_of_seed_and_number(encoder, captions, tmp_path):
+    pictures = Pictures(encoder, 0, 1, tmp_path)
+    again = Pictures(encoder, 0, 1, tmp_path)
+    model = Model(len(captions.words))
+    losses = [
+        flow_loss(model, Batches(source, captions, seed, 2)(number)).item()
+        for source, seed, number in ((pictures, 0, 3), (again, 0, 3), (pictures, 0, 4), (pictures, 1, 3))
+    ]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
+
+
+def test_the_linear_encoder_is_the_one_in_the_file(comfy, encoder, tmp_path):
+    picture = draw(random_scene(random.Random(2), (320, 208)))
+    decoder = autoencoder.Decoder(torch.Generator().manual_seed(0))
+    weights.write_vae(tmp_path, encoder, decoder.state_dict())
+    taesd = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(tmp_path / small_model.VAE))).first_stage_model.float()
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        encoded = (taesd.encode(pixels * 2 - 1) - autoencoder.SHIFT) * autoencoder.SCALE
+        latent = torch.from_numpy(encoder(picture))[None]
+        decoded = taesd.decode(latent / autoencoder.SCALE + autoencoder.SHIFT) / 2 + 0.5
+        expected = decoder(latent)
+    assert encoded.shape == latent.shape
+    assert (encoded - latent).abs().max() < 0.02
+    assert (decoded - expected).abs().max() < 0.02
+
+
+def load_clip(comfy, folder: Path):
+    files = [comfy.utils.load_torch_file(str(folder / name)) for name in (small_model.CLIP_L, small_model.T5)]
+    options = {"model_config": dict(text.CLIP_CONFIG), "t5xxl_model_config": dict(text.T5_CONFIG)}
+    return comfy.sd.load_text_encoder_state_dicts(files, clip_type=comfy.sd.CLIPType.FLUX, model_options=options)
+
+
+def test_the_training_twins_are_what_comfyui_runs(comfy, captions, trained, tmp_path):
+    weights.write_clip(tmp_path, captions.bag)
+    weights.write_transformer(tmp_path, trained.state_dict(), captions.words, seed=0)
+    head, tail = "A photo of a red circle above a blue square", ". The mood is modern and minimal."
+    clip = load_clip(comfy, tmp_path)
+    tokens = clip.tokenize(head + tail, tokenizer_options={"t5xxl_min_length": text.T5_TOKENS})
+    full, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    ids, padding, expected_pooled = captions.encode([head], [tail])
+    with torch.no_grad():
+        folded = trained.t5(ids, torch.zeros(text.RARE, text.T5_WIDTH))
+    last = folded.shape[1] - 1
+    assert full.shape[1] == text.T5_TOKENS == last + padding.item()
+    assert (full[:, :last] - folded[:, :last]).abs().max() < 1e-4
+    assert (full[:, last:] - folded[:, last:]).abs().max() < 1e-4
+    assert (pooled - expected_pooled).abs().max() < 1e-4
+
+    options = {"dtype": torch.float32}
+    patcher = comfy.sd.load_diffusion_model(str(tmp_path / small_model.FLUX), model_options=options)
+    generator = torch.Generator().manual_seed(6)
+    latent = torch.randn(1, 16, 26, 40, generator=generator)
+    sigma, guidance = torch.tensor([0.7]), torch.tensor([4.5])
+    with torch.no_grad():
+        theirs = patcher.model.diffusion_model(latent, sigma, full, pooled, guidance)
+        ours = trained.flux(latent, sigma, folded, expected_pooled, padding, guidance)
+    assert ours.std() > 0.05
+    assert (theirs - ours).abs().max() < 1e-4
+
+
+def test_a_caption_and_its_tail_tokenize_like_one_text(captions):
+    head, tail = "an orange star on a white background", ", sharp focus. Shot at f/2.8, by hand."
+    ids, _, _ = captions.encode([head], [tail])
+    whole = captions.tokenizers.t5([head + tail])[0]
+    assert (
+        captions.tokenizers.clip([head])[0] + captions.tokenizers.clip([tail])[0]
+        == captions.tokenizers.clip([head + tail])[0]
+    )
+    unknown = len(captions.words)
+    assert [captions.place.get(word, unknown) for word in whole] == ids[0][: len(whole)].tolist()
