@@ -2,7 +2,6 @@
 
 import logging
 
-import comfy.model_base
 import comfy.sample
 import comfy.samplers
 import node_helpers
@@ -13,7 +12,7 @@ from ..krea import recipe
 from ..krea.noise import SEED_COUNT, batch_seeds
 from ..krea.schedule import flow_sigmas, shift_mu, token_count
 from . import node_text
-from .sampling import TrueCfgGuider, sample_batch, with_shift
+from .sampling import CFG_PP, TrueCfgGuider, sample_batch, steers_by_negative, with_shift
 
 
 class FluxKreaSampler(io.ComfyNode):
@@ -90,7 +89,7 @@ class FluxKreaSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="The part of the schedule at which true CFG begins to act: 0 is the first step. "
+                    tooltip="Where in the schedule true CFG begins to act: 0 is pure noise, 1 the finished picture. "
                     "A later start leaves the composition alone.",
                 ),
                 io.Float.Input(
@@ -102,7 +101,7 @@ class FluxKreaSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="The part of the schedule at which true CFG ceases to act: 1 is the last step. "
+                    tooltip="Where in the schedule true CFG ceases to act: 0 is pure noise, 1 the finished picture. "
                     "An earlier end saves time and keeps fine texture as the model draws it.",
                 ),
                 io.Combo.Input(
@@ -164,27 +163,29 @@ class FluxKreaSampler(io.ComfyNode):
         """Sample every image of `latent_image` ((B, 16, H, W), 8 px per latent pixel).
 
         Raises:
-            ValueError: a model that is not FLUX.1, a latent that does not fit it, true CFG above 1 without a
-                negative prompt or with an empty interval.
+            ValueError: a model that is not FLUX.1, a latent that does not fit it, a start sigma below 1 without a
+                picture, true CFG without a negative prompt or on no step.
         """
-        check_inputs(model, latent_image["samples"], negative, true_cfg, true_cfg_start, true_cfg_end)
+        check_inputs(model, latent_image["samples"], start_sigma)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")
         )
         seeds = batch_seeds(seed, len(samples), latent_image.get("batch_index"))
         mu = shift_mu(token_count(*samples.shape[-2:]))
         sigmas = flow_sigmas(steps, mu, start_sigma)
-        model = with_shift(model, mu)
 
-        guider = TrueCfgGuider(model)
+        guider = TrueCfgGuider(with_shift(model, mu), true_cfg, true_cfg_start, true_cfg_end)
+        uses_negative = guider.uses_negative(sampler_name)
+        check_true_cfg(guider, sampler_name, negative, sigmas)
         values = {"guidance": guidance if guidance_embed else None}
         guider.set_conds(
             node_helpers.conditioning_set_values(positive, values),
-            node_helpers.conditioning_set_values(negative, values) if negative is not None else None,
+            node_helpers.conditioning_set_values(negative, values) if uses_negative and negative is not None else None,
         )
-        guider.set_cfg(true_cfg, true_cfg_start, true_cfg_end)
 
-        report = describe(seeds, sigmas, mu, values["guidance"], guider, negative is not None)
+        report = describe(seeds, sigmas, mu, values["guidance"], guider)
+        if negative is not None and not uses_negative:
+            report += "; true CFG is 1: the negative prompt does nothing"
         logging.info("Krea Sampler: %s", report)
         node_text.show(report, cls.hidden.unique_id)
         result = sample_batch(guider, samples, latent_image.get("noise_mask"), seeds, sampler_name, sigmas)
@@ -193,45 +194,54 @@ class FluxKreaSampler(io.ComfyNode):
         return io.NodeOutput(out | {"samples": result}, ui={"text": [report], "seeds": seeds})
 
 
-def check_inputs(model, latent: torch.Tensor, negative, true_cfg: float, start: float, end: float) -> None:
-    """Refuse what would fail later with a worse message, or silently do something else."""
-    if not isinstance(model.model, comfy.model_base.Flux):
+def check_inputs(model, latent: torch.Tensor, start_sigma: float) -> None:
+    """Refuse what would fail later with a worse message, or silently make another picture."""
+    shape = model.model.model_config.unet_config
+    # Other families (FLUX.2, Chroma, LongCat) are built on ComfyUI's Flux class, so the class does not tell.
+    if shape.get("image_model") != "flux" or shape.get("vec_in_dim", 768) is None:
         raise ValueError(
             f"Krea Sampler samples FLUX.1 models; the model wired in is {type(model.model).__name__}. "
             "Load flux1-krea-dev_fp8_scaled.safetensors with Krea Model Loader, or use KSampler for this model."
         )
-    if latent.ndim != 4 or (latent.shape[1] != 16 and torch.count_nonzero(latent) > 0):
+    is_empty = torch.count_nonzero(latent) == 0
+    if latent.ndim != 4 or (latent.shape[1] != 16 and not is_empty):
         raise ValueError(
             f"The latent has the shape {tuple(latent.shape)}; FLUX.1 needs (images, 16, height / 8, width / 8). "
             "Encode the picture with the FLUX.1 VAE (ae.safetensors), or start from Krea Aspect-Ratio Latent."
         )
-    if true_cfg != 1.0 and negative is None:
+    if is_empty and start_sigma < 1.0:
         raise ValueError(
-            f"True CFG is {true_cfg:g}, but no negative prompt is wired. Wire the negative output of Krea Prompt "
+            f"The start sigma is {start_sigma:g}, which keeps part of an input picture, but the latent is empty. Set "
+            "start sigma to 1 (text to image), or wire a picture through VAE Encode."
+        )
+
+
+def check_true_cfg(guider: TrueCfgGuider, sampler_name: str, negative, sigmas: torch.Tensor) -> None:
+    """Refuse true CFG that would silently do nothing, or push away from nothing."""
+    if negative is None and guider.cfg != 1.0:
+        raise ValueError(
+            f"True CFG is {guider.cfg:g}, but no negative prompt is wired. Wire the negative output of Krea Prompt "
             "to this node, or set true CFG to 1 (off)."
         )
-    if true_cfg != 1.0 and start >= end:
+    if negative is None and steers_by_negative(sampler_name):
         raise ValueError(
-            f"True CFG starts at {start:g} and ends at {end:g} of the schedule, so it would act on no step. Set "
-            "the start below the end, or true CFG to 1 (off)."
+            f"The sampler {sampler_name} steers by the negative prompt, but none is wired. Wire the negative output "
+            f"of Krea Prompt to this node, or choose {sampler_name.removesuffix(CFG_PP)}."
+        )
+    if guider.cfg != 1.0 and guider.steps_inside(sigmas) == 0:
+        raise ValueError(
+            f"True CFG is {guider.cfg:g}, but none of the {len(sigmas) - 1} steps lies between its start and end "
+            f"(the steps run from sigma {sigmas[0]:.3g} to 0, true CFG acts from {guider.interval.start:.3g} to "
+            f"{guider.interval.end:.3g}). Widen the part of the schedule, or set true CFG to 1 (off)."
         )
 
 
-def describe(
-    seeds: list[int],
-    sigmas: torch.Tensor,
-    mu: float,
-    guidance: float | None,
-    guider: TrueCfgGuider,
-    has_negative: bool,
-) -> str:
+def describe(seeds: list[int], sigmas: torch.Tensor, mu: float, guidance: float | None, guider: TrueCfgGuider) -> str:
     """The effective settings, for the node, the log and headless users."""
-    lines = [f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))]
-    lines.append(f"{len(sigmas) - 1} steps from sigma {sigmas[0]:.3g}, shift mu {mu:.3f}")
-    lines.append("guidance off" if guidance is None else f"guidance {guidance:g}")
+    steps = len(sigmas) - 1
+    parts = [f"seed {seeds[0]}" if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))]
+    parts.append(f"{steps} steps from sigma {sigmas[0]:.3g}, shift mu {mu:.3f}")
+    parts.append("guidance off" if guidance is None else f"guidance {guidance:g}")
     if guider.cfg != 1.0:
-        doubled = sum(s.item() in guider.interval for s in sigmas[:-1])
-        lines.append(f"true CFG {guider.cfg:g} on {doubled} of {len(sigmas) - 1} steps")
-    elif has_negative:
-        lines.append("true CFG is 1: the negative prompt does nothing")
-    return "; ".join(lines)
+        parts.append(f"true CFG {guider.cfg:g} on {guider.steps_inside(sigmas)} of {steps} steps")
+    return "; ".join(parts)

@@ -13,6 +13,8 @@ from ..krea.guidance import SigmaInterval
 from ..krea.noise import batch_noise
 from .batch_preview import BatchPreview
 
+CFG_PP = "_cfg_pp"
+
 
 def with_shift(model, mu: float):
     """A clone of `model` whose percent-to-sigma conversions use the shift `mu`, as the schedule does."""
@@ -28,15 +30,29 @@ def with_shift(model, mu: float):
 
 
 class TrueCfgGuider(comfy.samplers.CFGGuider):
-    """ComfyUI's CFG guider with the scale acting in a part of the schedule; outside, one forward pass."""
+    """ComfyUI's CFG guider with the scale acting in a part of the schedule; outside, one forward pass.
+
+    Args:
+        start_percent, end_percent: the part, from 0 (pure noise) to 1 (the finished picture).
+    """
+
+    def __init__(self, model, cfg: float, start_percent: float, end_percent: float):
+        super().__init__(model)
+        self.set_cfg(cfg)
+        percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
+        self.interval = SigmaInterval(percent_to_sigma(start_percent), percent_to_sigma(end_percent))
+
+    def steps_inside(self, sigmas: torch.Tensor) -> int:
+        """How many of the steps of a schedule start where the scale acts."""
+        return sum(sigma.item() in self.interval for sigma in sigmas[:-1])
+
+    def uses_negative(self, sampler_name: str) -> bool:
+        """Whether the negative prompt has any effect: some samplers and model patches want it at a scale of 1 too."""
+        patched = self.model_options.get("disable_cfg1_optimization", False)
+        return self.cfg != 1.0 or steers_by_negative(sampler_name) or patched
 
     def set_conds(self, positive, negative) -> None:
         self.inner_set_conds({"positive": positive} | ({} if negative is None else {"negative": negative}))
-
-    def set_cfg(self, cfg: float, start_percent: float, end_percent: float) -> None:
-        super().set_cfg(cfg)
-        percent_to_sigma = self.model_patcher.get_model_object("model_sampling").percent_to_sigma
-        self.interval = SigmaInterval(percent_to_sigma(start_percent), percent_to_sigma(end_percent))
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the signature of ComfyUI
         cfg = self.cfg if timestep[0].item() in self.interval else 1.0
@@ -57,24 +73,27 @@ def sample_batch(
     """Sample (B, C, H, W) `latent`, image i from `seeds[i]`, all at once where images do not influence each other.
 
     Args:
-        noise_mask: 1 where the picture is made anew, with one entry or one per image; None for everywhere.
+        noise_mask: (masks, [1,] H, W), 1 where the picture is made anew; fewer masks than images are repeated in
+            turn, as ComfyUI does. None for everywhere.
     """
     sampler = comfy.samplers.sampler_object(sampler_name)
     size = 1 if couples_images(sampler_name) else len(latent)
-    preview = BatchPreview(guider.model_patcher, latent, len(sigmas) - 1, runs=len(latent) // size)
+    preview = BatchPreview(guider.model_patcher, len(latent), len(sigmas) - 1, runs=len(latent) // size)
+    if noise_mask is not None:
+        noise_mask = noise_mask.reshape(-1, 1, *noise_mask.shape[-2:])
+        noise_mask = comfy.utils.repeat_to_batch_size(noise_mask, len(latent))
     results = []
     # Some samplers seed or draw from the global RNG (ddim with a mask does): it is put back as it was.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for first in range(0, len(latent), size):
             part = slice(first, first + size)
-            mask = noise_mask[part] if noise_mask is not None and len(noise_mask) == len(latent) else noise_mask
             results.append(
                 guider.sample(
                     batch_noise(latent[part].shape, seeds[part]).to(latent.dtype),
                     latent[part],
                     sampler,
                     sigmas,
-                    denoise_mask=mask,
+                    denoise_mask=None if noise_mask is None else noise_mask[part],
                     callback=preview.callback(first),
                     disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                     seed=seeds[first],
@@ -83,6 +102,11 @@ def sample_batch(
     return torch.cat(results).to(
         comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
     )
+
+
+def steers_by_negative(sampler_name: str) -> bool:
+    """Whether a sampler takes its steps from the negative prompt's prediction, whatever the scale (CFG++)."""
+    return sampler_name.endswith(CFG_PP)
 
 
 def couples_images(sampler_name: str) -> bool:

@@ -124,6 +124,19 @@ def test_an_image_cut_out_of_a_batch_is_made_again(sample, prompt):
     assert (batch[2] - again[0]).norm() < 1e-5 * again.norm()
 
 
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_fewer_masks_than_images_are_repeated_in_turn(sample, prompt, sampler_name):
+    """As ComfyUI does it: images 0 and 2 have the first mask, 1 and 3 the second."""
+    pictures = torch.randn(4, 16, 16, 16, generator=torch.Generator().manual_seed(3))
+    masks = torch.zeros(2, 1, 128, 128)
+    masks[0, :, :64], masks[1, :, 64:] = 1.0, 1.0
+    latent = {"samples": pictures, "noise_mask": masks}
+    changed = (sample(latent, prompt.positive, steps=15, sampler_name=sampler_name) - pictures).abs().amax((1, 3))
+    for index in range(4):
+        kept, painted = changed[index].split(8) if index % 2 else changed[index].split(8)[::-1]
+        assert kept.max() < 1e-5 < 0.1 < painted.max()
+
+
 def test_guidance_is_the_same_on_both_sides(sample, prompt, counted):
     sample(empty(), prompt.positive, negative=prompt.negative, model=counted.model, guidance=6.0, true_cfg=2.0)
     assert {g for row in counted.guidance for g in row} == {6.0}
@@ -137,6 +150,15 @@ def test_guidance_can_be_switched_off(sample, prompt, counted):
 
 def test_a_negative_prompt_costs_nothing_while_true_cfg_is_1(sample, prompt, counted):
     with_negative = sample(empty(), prompt.positive, negative=prompt.negative, model=counted.model)
+    assert sum(counted.pictures) == 28
+    assert torch.equal(with_negative, sample(empty(), prompt.positive))
+
+
+def test_a_negative_prompt_for_an_area_costs_nothing_either(sample, prompt, counted):
+    import node_helpers
+
+    corner = node_helpers.conditioning_set_values(prompt.negative, {"area": (8, 8, 0, 0), "strength": 1.0})
+    with_negative = sample(empty(), prompt.positive, negative=corner, model=counted.model)
     assert sum(counted.pictures) == 28
     assert torch.equal(with_negative, sample(empty(), prompt.positive))
 
@@ -203,6 +225,8 @@ def test_the_preview_shows_every_image_of_the_batch(sample, prompt, progress, sa
     tiles = [sheet.crop((x, y, x + 24, y + 16)).tobytes() for x, y in ((0, 0), (24, 0), (0, 16))]
     assert len(set(tiles)) == 3
     assert not any(sheet.crop((24, 16, 48, 32)).tobytes())  # the empty place of the grid
+    last_at_first = progress[0][2][1].crop((0, 16, 24, 32)).tobytes()
+    assert any(last_at_first) == (sampler_name == "euler")  # one by one, the third image has not begun
 
 
 def test_an_interrupt_stops_within_one_step(comfy, sample, prompt, progress):
@@ -225,11 +249,14 @@ def test_an_interrupt_stops_within_one_step(comfy, sample, prompt, progress):
     "settings, message",
     [
         ({"true_cfg": 2.0}, "no negative prompt is wired"),
-        ({"true_cfg": 2.0, "true_cfg_start": 0.6, "true_cfg_end": 0.6, "negative": True}, "act on no step"),
+        ({"sampler_name": "euler_cfg_pp"}, "steers by the negative prompt.*or choose euler"),
+        ({"true_cfg": 2.0, "true_cfg_start": 0.6, "true_cfg_end": 0.6, "negative": True}, "none of the 28 steps"),
+        ({"true_cfg": 2.0, "true_cfg_start": 0.98, "negative": True}, "none of the 28 steps"),
+        ({"start_sigma": 0.6}, "the latent is empty"),
         ({"latent": torch.ones(1, 4, 16, 16)}, r"\(1, 4, 16, 16\).*ae.safetensors"),
         ({"latent": torch.zeros(1, 16, 3, 16, 16)}, r"\(1, 16, 3, 16, 16\)"),
     ],
-    ids=["no negative", "empty interval", "SD latent", "video latent"],
+    ids=["no negative", "CFG++", "empty interval", "last moment", "empty latent", "SD latent", "video latent"],
 )
 def test_wrong_inputs_are_refused_with_what_to_do(sample, prompt, settings, message):
     settings = dict(settings)
@@ -239,9 +266,19 @@ def test_wrong_inputs_are_refused_with_what_to_do(sample, prompt, settings, mess
         sample(settings.pop("latent", empty()), prompt.positive, **settings)
 
 
-def test_a_model_of_another_family_is_refused_by_name(comfy, sample, prompt, loaded):
+@pytest.mark.parametrize(
+    "family, shape",
+    [
+        ("SDXL", {}),
+        ("Flux2", {"image_model": "flux2"}),
+        ("Chroma", {"image_model": "chroma"}),
+        ("LongCatImage", {"image_model": "flux", "vec_in_dim": None}),
+    ],
+)
+def test_a_model_of_another_family_is_refused_by_name(comfy, sample, prompt, family, shape):
     import comfy.model_base
 
-    other = SimpleNamespace(model=object.__new__(comfy.model_base.SDXL))
-    with pytest.raises(ValueError, match="wired in is SDXL.*flux1-krea-dev"):
-        sample(empty(), prompt.positive, model=other)
+    model = object.__new__(getattr(comfy.model_base, family))
+    model.model_config = SimpleNamespace(unet_config=shape)
+    with pytest.raises(ValueError, match=f"wired in is {family}.*flux1-krea-dev"):
+        sample(empty(), prompt.positive, model=SimpleNamespace(model=model))
