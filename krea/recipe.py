@@ -21,4 +21,3 @@ BATCH_SIZE = Setting(1, 1, 4)
 SAMPLER = "euler"
 
 T5_TOKENS = 512  # what the model was trained on; ComfyUI pads to 256
-CLIP_L_TOKENS = 77

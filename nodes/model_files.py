@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import logging
 import os
-import tempfile
 from collections.abc import Callable
 
 import folder_paths
@@ -67,7 +67,7 @@ def sha256(path: str, on_chunk: Callable[[int], None]) -> str:
     path, size, changed = fingerprint(path)
     cache = _read_cache()
     known = cache.get(path)
-    if known and known["size"] == size and known["mtime_ns"] == changed:
+    if isinstance(known, dict) and (known.get("size"), known.get("mtime_ns")) == (size, changed):
         on_chunk(size)
         return known["sha256"]
     digest = hashlib.sha256()
@@ -75,7 +75,7 @@ def sha256(path: str, on_chunk: Callable[[int], None]) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             on_chunk(len(chunk))
-    _write_cache({**cache, path: {"size": size, "mtime_ns": changed, "sha256": digest.hexdigest()}})
+    _write_cache(cache | {path: {"size": size, "mtime_ns": changed, "sha256": digest.hexdigest()}})
     return digest.hexdigest()
 
 
@@ -84,17 +84,21 @@ def _cache_path() -> str:
 
 
 def _read_cache() -> dict[str, dict]:
+    """Path -> size, time of change and SHA-256; empty when there is no such file, or a damaged one."""
     try:
         with open(_cache_path(), encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):  # none yet, or a damaged one: hash again
+            cache = json.load(file)
+    except (OSError, ValueError):
         return {}
+    return cache if isinstance(cache, dict) else {}
 
 
 def _write_cache(cache: dict[str, dict]) -> None:
     # A finished file takes the old one's place in one step, so that a crash cannot leave half a file.
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=folder_paths.get_user_directory(), delete=False
-    ) as file:
-        json.dump(cache, file, indent=1)
-    os.replace(file.name, _cache_path())
+    partial = f"{_cache_path()}.{os.getpid()}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(cache, file, indent=1)
+        os.replace(partial, _cache_path())
+    except OSError as error:
+        logging.warning("Krea Model Loader: the SHA-256 could not be kept for the next time: %s", error)

@@ -119,17 +119,25 @@ class FluxKreaModelLoader(io.ComfyNode):
         Raises:
             ModelFileError: a file is missing, damaged, or not the one that its input needs.
         """
-        paths = _paths(_files(diffusion_model, text_encoder_1, text_encoder_2, vae))
+        files = _files(diffusion_model, text_encoder_1, text_encoder_2, vae)
+        for input_id, folder in _FOLDERS.items():
+            if not isinstance(files.get(input_id), str):
+                raise ModelFileError(
+                    f"{input_id} is {files.get(input_id)!r}: give the name of a file in models/{folder}."
+                )
+        paths = _paths(files)
         encoders = paths["text_encoder_1"], paths["text_encoder_2"]
         models = check_model_set(paths["diffusion_model"], encoders, paths.get("vae"))
-        if verify_hash:
-            node_text.show(_verify(list(paths.values())), cls.hidden.unique_id)
+        report = _verify(list(paths.values())) if verify_hash else None
+        if report:
+            node_text.show(report, cls.hidden.unique_id)
 
         model_name = model_files.find("diffusion_models", diffusion_model)
         vae_name = model_files.find("vae", vae) if "vae" in paths else vae
         (model,) = nodes.UNETLoader().load_unet(model_name, weight_dtype)
         (autoencoder,) = nodes.VAELoader().load_vae(vae_name)
-        return io.NodeOutput(model, _load_text_encoders(encoders, models), autoencoder)
+        clip = _load_text_encoders(encoders, models)
+        return io.NodeOutput(model, clip, autoencoder, ui={"text": [report]} if report else None)
 
 
 def _vae_names() -> list[str]:

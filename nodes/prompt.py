@@ -1,7 +1,9 @@
 """Krea Prompt: the artist's words, read as the two text encoders of FLUX.1 Krea [dev] were trained to read."""
 
 import logging
+import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from comfy_api.latest import io
 
@@ -88,11 +90,23 @@ class FluxKreaPrompt(io.ComfyNode):
         """Texture enhancement and choices are added to the positive prompt only."""
         text = compose(prompt, texture_enhancement=texture_enhancement, **choices)
         positive, report = encode(clip, text, "Prompt")
-        negative, negative_report = encode(clip, negative_prompt, "Negative prompt")
+        negative, negative_report = encode_negative(clip, negative_prompt)
         if negative_prompt.strip():
             report = f"{report}\n{negative_report}"
         node_text.show(report, cls.hidden.unique_id)
-        return io.NodeOutput(positive, negative, text)
+        return io.NodeOutput(positive, negative, text, ui={"text": [report]})
+
+
+# The negative stays while the prompt is edited, and T5 takes as long over "" as over a page: the last one is kept.
+_last_negative: WeakKeyDictionary[Any, tuple[str, tuple[list, str]]] = WeakKeyDictionary()
+
+
+def encode_negative(clip: Any, text: str) -> tuple[list, str]:
+    """As `encode`; the same text on the same CLIP again is not encoded again."""
+    if clip is None or _last_negative.get(clip, (None,))[0] != text:
+        encoded = encode(clip, text, "Negative prompt")
+        _last_negative[clip] = text, encoded
+    return _last_negative[clip][1]
 
 
 def encode(clip: Any, text: str, label: str) -> tuple[list, str]:
@@ -105,17 +119,19 @@ def encode(clip: Any, text: str, label: str) -> tuple[list, str]:
     """
     if clip is None:
         raise ValueError("No text encoders arrived. Connect the CLIP output of Krea Model Loader.")
+    # Asked with no options first: the tokenizers of other families do not take the ones below.
+    encoders = set(clip.tokenize(""))
+    if encoders != {"l", "t5xxl"}:
+        raise ValueError(
+            f"These text encoders are {', '.join(sorted(encoders))}. FLUX.1 Krea [dev] reads with CLIP-L and T5-XXL "
+            "(l, t5xxl): connect the CLIP output of Krea Model Loader, or of DualCLIPLoader with type flux."
+        )
     tokens = clip.tokenize(
-        text,
+        as_plain_text(text),
         return_word_ids=True,
         disable_weights=True,
         tokenizer_options={"t5xxl_min_padding": 0, "t5xxl_min_length": T5_TOKENS},
     )
-    if set(tokens) != {"l", "t5xxl"}:
-        raise ValueError(
-            f"These text encoders are {', '.join(sorted(tokens))}. FLUX.1 Krea [dev] reads with CLIP-L and T5-XXL "
-            "(l, t5xxl): connect the CLIP output of Krea Model Loader, or of DualCLIPLoader with type flux."
-        )
     [t5_tokens], clip_l_chunks = tokens["t5xxl"], tokens["l"]
 
     t5_written = _word_tokens(t5_tokens) + 1  # the end mark
@@ -137,6 +153,13 @@ def encode(clip: Any, text: str, label: str) -> tuple[list, str]:
         name: [[(token, weight) for token, weight, _ in chunk] for chunk in chunks] for name, chunks in read.items()
     }
     return clip.encode_from_tokens_scheduled(pairs), report
+
+
+def as_plain_text(text: str) -> str:
+    """The text in the form in which ComfyUI's tokenizer reads every character of it as written."""
+    # A backslash before a parenthesis is taken for an escape, and the keyword of an embedding needs a name after it.
+    text = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")
+    return re.sub(r"(?<!\S)embedding:(?!\S)", "embedding :", text)
 
 
 def _word_tokens(chunk: list[tuple]) -> int:

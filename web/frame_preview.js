@@ -75,7 +75,10 @@ function addFramePreview(node) {
       return;
     }
     const query = new URLSearchParams(settings.map(({ name, value }) => [name, value]));
-    const answer = await api.fetchApi(`/flux_krea/frame?${query}`).then((response) => response.json());
+    const answer = await api
+      .fetchApi(`/flux_krea/frame?${query}`)
+      .then((response) => response.json())
+      .catch(() => ({ error: "The size shows here when ComfyUI answers again." }));
     if (request !== latest) return; // a later change has asked again
     if (answer.error) view.showText(answer.error);
     else view.showFrame(answer);

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-T5_TOKENS = 512
+from krea.recipe import T5_TOKENS
+
 T5_VOCABULARY = 32128
 T5_WIDTH = 64
 T5_HEAD = 32

@@ -168,13 +168,13 @@ _AUTOENCODERS: tuple[Rule, ...] = (
     ),
 )
 
-CLIP_TOKENS = "text_model.embeddings.token_embedding.weight"
+CLIP_EMBEDDING = "text_model.embeddings.token_embedding.weight"
 CLIP_POSITIONS = "text_model.embeddings.position_embedding.weight"
-T5_TOKENS = "shared.weight"
+T5_EMBEDDING = "shared.weight"
 T5_BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 _CLIP_LAYER = "text_model.encoder.layers.{}.mlp.fc1.weight".format
-_CLIP_NEEDS = (CLIP_TOKENS, CLIP_POSITIONS, "text_model.final_layer_norm.weight", _CLIP_LAYER(1))
-_T5_NEEDS = (T5_TOKENS, "encoder.final_layer_norm.weight", T5_BIAS.format(0))
+_CLIP_NEEDS = (CLIP_EMBEDDING, CLIP_POSITIONS, "text_model.final_layer_norm.weight", _CLIP_LAYER(1))
+_T5_NEEDS = (T5_EMBEDDING, "encoder.final_layer_norm.weight", T5_BIAS.format(0))
 _CLIP_VOCABULARY = 49408
 _T5_VOCABULARY = 32128
 _UMT5_VOCABULARY = 256384
@@ -191,7 +191,7 @@ def _is_t5(w: Weights) -> bool:
 
 _TEXT_ENCODERS: tuple[Rule, ...] = (
     (
-        lambda w: _is_clip(w) and ("logit_bias" in w or w.size(CLIP_TOKENS, 0) not in (0, _CLIP_VOCABULARY)),
+        lambda w: _is_clip(w) and ("logit_bias" in w or w.size(CLIP_EMBEDDING, 0) not in (0, _CLIP_VOCABULARY)),
         Kind("a SigLIP or CLIP model with another vocabulary than CLIP-L's"),
     ),
     (lambda w: _CLIP_LAYER(30) in w, Kind("CLIP-G, the large text encoder of SDXL")),
@@ -201,13 +201,13 @@ _TEXT_ENCODERS: tuple[Rule, ...] = (
         lambda w: w.starts("transformer.resblocks.0."),
         Kind("a CLIP text encoder in OpenAI's own layout", advice="Get the one with text_model.* names."),
     ),
-    (lambda w: _is_t5(w) and w.size(T5_TOKENS, 0) == _MT5_VOCABULARY, Kind("mT5, a multilingual T5")),
+    (lambda w: _is_t5(w) and w.size(T5_EMBEDDING, 0) == _MT5_VOCABULARY, Kind("mT5, a multilingual T5")),
     (
-        lambda w: _is_t5(w) and (w.size(T5_TOKENS, 0) == _UMT5_VOCABULARY or T5_BIAS.format(1) in w),
+        lambda w: _is_t5(w) and (w.size(T5_EMBEDDING, 0) == _UMT5_VOCABULARY or T5_BIAS.format(1) in w),
         Kind("UMT5, the multilingual text encoder of Wan"),
     ),
     (
-        lambda w: _is_t5(w) and w.size(T5_TOKENS, 0) not in (0, _T5_VOCABULARY),
+        lambda w: _is_t5(w) and w.size(T5_EMBEDDING, 0) not in (0, _T5_VOCABULARY),
         Kind("a T5 with another vocabulary than T5-XXL's"),
     ),
     (

@@ -1,7 +1,7 @@
 """The sizes of a text encoder, read from its tensor shapes, in the words of its Hugging Face config."""
 
 from .header import Header
-from .kinds import CLIP_TOKENS, T5_BIAS, T5_TOKENS, Weights
+from .kinds import CLIP_EMBEDDING, T5_BIAS, T5_EMBEDDING, Weights
 
 CLIP_L_CONFIG = {
     "hidden_size": 768,
@@ -20,7 +20,7 @@ def clip_config(header: Header) -> dict[str, int]:
     the 64-wide heads that every published CLIP has.
     """
     weights = Weights(header.tensors)
-    hidden = weights.size(CLIP_TOKENS, 1)
+    hidden = weights.size(CLIP_EMBEDDING, 1)
     heads = header.metadata.get("num_attention_heads", "")
     return {
         "hidden_size": hidden,
@@ -35,7 +35,7 @@ def t5_config(header: Header) -> dict[str, int]:
     weights = Weights(header.tensors)
     heads = weights.size(T5_BIAS.format(0), 1)
     return {
-        "d_model": weights.size(T5_TOKENS, 1),
+        "d_model": weights.size(T5_EMBEDDING, 1),
         "d_ff": weights.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0),
         "d_kv": weights.size("encoder.block.0.layer.0.SelfAttention.q.weight", 0) // max(1, heads),
         "num_heads": heads,
