@@ -102,15 +102,11 @@ def node(graph: Graph, class_type: str) -> dict[str, Any]:
 
 
 def make_picture(host: ComfyHost, graph: Graph) -> Path:
-    """Runs the graph, shows its progress and saves the picture. On Ctrl-C the run is interrupted first."""
+    """Runs the graph, shows its progress and saves the picture."""
     prompt_id = ""
-    try:
-        for event in host.events(graph):
-            prompt_id = event.data.get("prompt_id", prompt_id)
-            show_progress(event, graph)
-    except KeyboardInterrupt:
-        host.interrupt()
-        raise
+    for event in host.events(graph):
+        prompt_id = event.data.get("prompt_id", prompt_id)
+        show_progress(event, graph)
     (image,) = images_of(host.wait(prompt_id))
     return save(host.view(image), OUTPUT, f"krea_{node(graph, SAMPLER)['seed']}")
 

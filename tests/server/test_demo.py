@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,5 +53,8 @@ def test_ctrl_c_cancels_the_run_and_leaves_nothing_behind(root):
         rest = process.stdout.read()
     assert process.returncode == 130, rest
     assert "Cancelled." in rest and "Traceback" not in rest
-    assert "Processing interrupted" in (root / ".cache" / "comfy" / "server.log").read_text(encoding="utf-8")
+    log = (root / ".cache" / "comfy" / "server.log").read_text(encoding="utf-8")
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", log)[1])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "ComfyUI still answers"
     assert set((root / "output").glob("*")) == before
