@@ -30,7 +30,7 @@ ENGLISH = ROOT / "locales" / "en" / "nodeDefs.json"
 
 SAVE = "() => JSON.stringify(app.graph.serialize())"
 CONVERT = """async (graph) => {
-    await app.loadGraphData(graph, true, false, null);
+    await app.loadGraphData(graph, true, true, null);
     return JSON.stringify((await app.graphToPrompt()).output);
 }"""
 
