@@ -22,16 +22,17 @@ COMMANDS = {
     "workflows": ("dev.workflows", "remake what follows from the shipped graphs: API copies, names, thumbnails"),
     "evaluate": ("dev.mini.evaluate", "measure how well krea-mini follows prompts"),
 }
-NEED_NO_PACKAGES = ("demo", "comfy", "test")
+NEED_NO_PACKAGES = ("demo", "comfy", "test", "bench")
 """Commands that read their arguments with the standard library alone: help and typing errors install nothing."""
 
 
 def main() -> int:
     command, rest = _command()
     module, _ = COMMANDS[command]
-    if command in NEED_NO_PACKAGES:
-        importlib.import_module(module).parse(rest)
     try:
+        environment.check_python()
+        if command in NEED_NO_PACKAGES:
+            importlib.import_module(module).parse(rest)
         environment.prepare()
         if not environment.inside_environment():
             return _again_inside_environment()

@@ -5,24 +5,25 @@ import tempfile
 from pathlib import Path
 
 from dev import small_model
-from dev.bench import header_check, import_time, text_to_image
 from dev.environment import say
 from dev.host import ComfyHost
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
         prog="python3 dev bench",
         description="Measures the text-to-image workflow against the same job on ComfyUI's own nodes (time, peak "
         "memory, identical pictures), the pack's import time, and the header check of a 12 GB file.",
     )
-    arguments.add_argument("--pairs", type=int, default=8, help="pictures made by each side (default 8)")
-    return arguments
+    parser.add_argument("--pairs", type=int, default=8, help="pictures made by each side (default 8)")
+    return parser.parse_args(arguments)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Print every figure; 1 when the two workflows did not make identical pictures."""
-    pairs = parser().parse_args(argv).pairs
+    pairs = parse(arguments).pairs
+    from dev.bench import header_check, import_time, text_to_image  # with packages that only the environment has
+
     with tempfile.TemporaryDirectory() as folder:
         with ComfyHost(Path(folder) / "comfyui", small_model.FILES) as host:
             say(import_time.report(host))

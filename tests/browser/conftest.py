@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
     try:
         path = chromium()
     except NoBrowser as error:
-        if os.environ.get("CI") == "true":
+        if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(str(error))
     with sync_playwright() as playwright:
