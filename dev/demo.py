@@ -78,21 +78,31 @@ def chosen_model(folder: Path | None) -> tuple[Graph, list[tuple[str, Path]]]:
     graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     if folder is None:
         return small_model.for_small_model(graph), small_model.FILES
-    return graph, shipped_files(graph, folder)
+    return graph, use_files(graph, folder)
 
 
-def shipped_files(graph: Graph, folder: Path) -> list[tuple[str, Path]]:
-    """Finds every model file that the graph names somewhere below ``folder``. Raises MissingModels."""
-    published = {file.name: file for files in catalogue.FILES.values() for file in files}
-    wanted = [published[value] for value in node(graph, LOADER).values() if value in published]
+def use_files(graph: Graph, folder: Path) -> list[tuple[str, Path]]:
+    """Finds the model files below ``folder`` and puts their names into the graph.
+
+    For each file that the graph names, the named one or another published form of it (such as bf16 for fp8) will do.
+    Raises MissingModels.
+    """
     present: dict[str, Path] = {}
     for place, _, names in os.walk(folder, followlinks=True):
         for name in names:
             present.setdefault(name, Path(place, name))
-    missing = [f"  {file}" for file in wanted if file.name not in present]
+    inputs, files, missing = node(graph, LOADER), [], []
+    for key, value in inputs.items():
+        forms = next((forms for forms in catalogue.FILES.values() if value in [file.name for file in forms]), ())
+        found = next((file for file in forms if file.name in present), None)
+        if found:
+            inputs[key] = found.name
+            files.append((found.folder, present[found.name]))
+        elif forms:
+            missing.append(f"  {forms[0]}")
     if missing:
         raise MissingModels("\n".join([f"Not found in {folder} or any folder below it:", *missing]))
-    return [(file.folder, present[file.name]) for file in wanted]
+    return files
 
 
 def node(graph: Graph, class_type: str) -> dict[str, Any]:

@@ -32,9 +32,9 @@ class Archive(NamedTuple):
     sha256: str
 
 
-NEWEST_COMFYUI, OLDEST_COMFYUI = "0.30.0", "0.18.0"
+NEWEST_COMFYUI, OLDEST_COMFYUI = "0.30.0", "0.16.3"
 ARCHIVES = {
-    "0.18.0": Archive("1.3.0", "dc93ef8845ce4b8f10192612e70f13dd4267ab0bdbb0a9d2b55da696fc00b16f"),
+    "0.16.3": Archive("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
     "0.30.0": Archive("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
 }
 

@@ -87,9 +87,10 @@ TEXTURE_ENHANCEMENT = (
     "The light falls naturally, and the photograph looks authentic and unprocessed, straight out of the camera."
 )
 
-_SENTENCE_ENDS = ".!?…。！？．؟۔।॥"
-_CLOSERS = "\"'”’»)]}」』）】*"
-_LOOSE_ENDS = ",;:、，；：-–—"
+# Written as escapes, so that the file can be read on systems whose text encoding is not UTF-8.
+_SENTENCE_ENDS = ".!?\u2026\u3002\uff01\uff1f\uff0e\u061f\u06d4\u0964\u0965"
+_CLOSERS = "\"'\u201d\u2019\u00bb)]}\u300d\u300f\uff09\u3011*"
+_LOOSE_ENDS = ",;:\u3001\uff0c\uff1b\uff1a-\u2013\u2014"
 
 
 def compose(prompt: str, *, texture_enhancement: bool = True, **choices: str) -> str:
@@ -123,7 +124,7 @@ def _close(prompt: str) -> str:
     if text.rstrip(_CLOSERS).endswith(tuple(_SENTENCE_ENDS)):
         return text
     text = text.rstrip(_LOOSE_ENDS + " \t\r\n")
-    return text and text + ("。" if _is_chinese_or_japanese(text.rstrip(_CLOSERS)[-1:]) else ".")
+    return text and text + ("\u3002" if _is_chinese_or_japanese(text.rstrip(_CLOSERS)[-1:]) else ".")
 
 
 def _is_chinese_or_japanese(character: str) -> bool:

@@ -99,9 +99,7 @@ def sample_batch(
                     seed=seeds[first],
                 )
             )
-    return torch.cat(results).to(
-        comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    )
+    return torch.cat(results).to(comfy.model_management.intermediate_device())
 
 
 def steers_by_negative(sampler_name: str) -> bool:
@@ -115,6 +113,6 @@ def couples_images(sampler_name: str) -> bool:
     Noise added on the way is drawn for the batch as a whole, dpm_adaptive chooses its steps by the error of the
     whole batch, and ddim refills the masked part with noise of its own.
     """
-    function = getattr(comfy.k_diffusion.sampling, f"sample_{sampler_name}", None)
+    function = vars(comfy.k_diffusion.sampling).get(f"sample_{sampler_name}")
     adds_noise = function is not None and "noise_sampler" in inspect.signature(function).parameters
     return adds_noise or sampler_name in ("dpm_adaptive", "ddim")

@@ -94,7 +94,7 @@ function addFramePreview(node) {
 }
 
 app.registerExtension({
-  name: "FluxKrea.FramePreview",
+  name: "fluxkrea.FramePreview",
   nodeCreated(node) {
     if (node.comfyClass === NODE_ID) addFramePreview(node);
   },

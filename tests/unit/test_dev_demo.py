@@ -39,17 +39,26 @@ def test_own_models_are_found_anywhere_below_the_folder(shipped, tmp_path):
     for number, name in enumerate(wanted):
         (tmp_path / f"folder{number}").mkdir()
         (tmp_path / f"folder{number}" / name).touch()
-    found = demo.shipped_files(shipped, tmp_path)
+    found = demo.use_files(shipped, tmp_path)
     assert {(folder, file.name) for folder, file in found} == {
         (file.folder, file.name) for files in catalogue.FILES.values() for file in files if file.name in wanted
     }
     assert all(file.is_file() for _, file in found)
 
 
+def test_another_published_form_of_a_model_is_used_and_named_in_the_graph(shipped, tmp_path):
+    for file in (catalogue.KREA_BF16, catalogue.CLIP_L, catalogue.T5_FP16, catalogue.AE):
+        (tmp_path / file.name).touch()
+    demo.use_files(shipped, tmp_path)
+    inputs = demo.node(shipped, demo.LOADER)
+    assert inputs["diffusion_model"] == catalogue.KREA_BF16.name
+    assert catalogue.T5_FP16.name in (inputs["text_encoder_1"], inputs["text_encoder_2"])
+
+
 def test_every_missing_model_is_named_with_folder_and_address(shipped, tmp_path):
     (tmp_path / "clip_l.safetensors").touch()
     with pytest.raises(demo.MissingModels) as error:
-        demo.shipped_files(shipped, tmp_path)
+        demo.use_files(shipped, tmp_path)
     message = str(error.value)
     for file in (catalogue.KREA_FP8, catalogue.T5_FP8_SCALED, catalogue.AE):
         assert file.name in message and f"models/{file.folder}" in message and file.url in message
