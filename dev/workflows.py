@@ -2,7 +2,8 @@
 
 - workflows/*.json: the graphs themselves as ComfyUI's own frontend saves them once it has opened them,
 - workflows/api/*.json: the graphs as the frontend sends them to the server,
-- workflows/*.jpg: the thumbnails of Browse Templates, painted by krea-mini (only when asked for),
+- workflows/*.jpg and docs/krea_mini.jpg: the thumbnails of Browse Templates and the README's picture, painted by
+  krea-mini (only when asked for),
 - locales/en/nodeDefs.json: the nodes' own words.
 """
 
@@ -37,7 +38,7 @@ CONVERT = """async (graph) => {
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python3 dev workflows", description=__doc__.partition(": ")[2])
-    arguments.add_argument("--thumbnails", action="store_true", help="paint the thumbnails anew, too")
+    arguments.add_argument("--thumbnails", action="store_true", help="paint the pictures anew, too")
     return arguments
 
 
@@ -52,9 +53,8 @@ def main(arguments: list[str]) -> int:
                 _write(path, saved(page))
         if options.thumbnails:
             for name, paint in THUMBNAILS.items():
-                path = WORKFLOWS / f"{name}.jpg"
-                paint(host).save(path, quality=85, optimize=True)
-                say(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+                _save(paint(host), WORKFLOWS / f"{name}.jpg")
+            _save(_readme_picture(host), README_PICTURE)
     return 0
 
 
@@ -66,6 +66,12 @@ def read(path: Path) -> dict[str, Any]:
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"{path.relative_to(ROOT)}")
+
+
+def _save(picture: "Image", path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    picture.save(path, quality=85, optimize=True)
+    say(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
 
 
 @contextlib.contextmanager
@@ -154,6 +160,31 @@ def _image_to_image(host: ComfyHost) -> "Image":
     return after.resize((400, 400), Image.Resampling.LANCZOS)
 
 
+def _readme_picture(host: ComfyHost) -> "Image":
+    """Eight pictures of seed 1 in two rows, each over its prompt."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    prompts = (
+        ("a red circle", "on a blue background"),
+        ("a yellow star", "on a purple background"),
+        ("a large green triangle", "on a white background"),
+        ("a white square", "on an orange background"),
+        ("a blue square above an orange circle", "on a white background"),
+        ("a yellow triangle to the left of a red square", "on a black background"),
+        ("a purple circle below a green square", "on a yellow background"),
+        ("an orange triangle to the right of a white circle", "on a blue background"),
+    )
+    side, caption, gap = 256, 34, 8
+    sheet = Image.new("RGB", (4 * (side + gap) - gap, 2 * (side + caption + gap) - gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for index, lines in enumerate(prompts):
+        x, y = index % 4 * (side + gap), index // 4 * (side + caption + gap)
+        sheet.paste(_run(host, "text_to_image", prompt=" ".join(lines), seed=1), (x, y))
+        draw.text((x, y + side + 2), "\n".join(lines), fill="black", font=font)
+    return sheet
+
+
+README_PICTURE = ROOT / "docs" / "krea_mini.jpg"
 THUMBNAILS: dict[str, Callable[[ComfyHost], "Image"]] = {
     "text_to_image": _text_to_image,
     "image_to_image": _image_to_image,
