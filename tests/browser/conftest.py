@@ -57,6 +57,14 @@ def page(browser: Browser, server: ComfyHost) -> Iterator[Page]:
     context.close()
 
 
+@pytest.fixture(params=["litegraph", "vue"])
+def renderer(request: pytest.FixtureRequest, server: ComfyHost) -> Iterator[str]:
+    """ComfyUI's setting for the renderer that draws the nodes, made before the page opens."""
+    server.request("/api/settings", {"Comfy.VueNodes.Enabled": request.param == "vue"})
+    yield request.param
+    server.request("/api/settings", {"Comfy.VueNodes.Enabled": False})
+
+
 def _collect(message: ConsoleMessage, errors: list[str]) -> None:
     if message.type == "error":
         errors.append(f"{message.location.get('url')}: {message.text}")

@@ -6,14 +6,6 @@ from PIL import Image
 FRAME = ".flux-krea-frame"
 
 
-@pytest.fixture(params=["litegraph", "vue"])
-def renderer(request, server):
-    """ComfyUI's setting for the renderer that draws the nodes, made before the page opens."""
-    server.request("/api/settings", {"Comfy.VueNodes.Enabled": request.param == "vue"})
-    yield request.param
-    server.request("/api/settings", {"Comfy.VueNodes.Enabled": False})
-
-
 @pytest.fixture
 def canvas(renderer, page):
     """A page with one Krea Aspect-Ratio Latent, which is `node` there."""

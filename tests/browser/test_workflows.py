@@ -19,14 +19,6 @@ FILES = (catalogue.KREA_FP8, catalogue.CLIP_L, catalogue.T5_FP8_SCALED, catalogu
 graphs = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 
 
-@pytest.fixture(params=["litegraph", "vue"])
-def renderer(request, server):
-    """ComfyUI's setting for the renderer that draws the nodes, made before the page opens."""
-    server.request("/api/settings", {"Comfy.VueNodes.Enabled": request.param == "vue"})
-    yield request.param
-    server.request("/api/settings", {"Comfy.VueNodes.Enabled": False})
-
-
 @pytest.fixture
 def chinese(server):
     """A frontend whose user reads Chinese."""
