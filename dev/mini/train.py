@@ -25,7 +25,7 @@ from .text import T5, BagOfWords, Tokenizers
 
 SEED = 0
 DECODER = Schedule(steps=1150, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
-FLOW = Schedule(steps=6600, rate=1.5e-3, matrix_rate=0.015, decay=0.6)
+FLOW = Schedule(steps=11500, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 GUIDANCE = Schedule(steps=400, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.99)
 BATCH = 6
 DECODER_BATCH = 8
@@ -35,7 +35,7 @@ PICTURES = 12000
 GUIDANCE_GAIN = 0.35
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
-SIGMA_SHIFT = 2.3
+SIGMA_SHIFT = 1.8
 
 
 class Model(nn.Module):
