@@ -103,13 +103,14 @@ def test_text_to_image_at_3_2(server, small_graph):
     assert view(picture).background == "purple"
 
 
-def test_image_to_image_keeps_the_layout(server, small_graph, drawing):
-    """The new colour is the prompt's; size, ratio and place are the drawing's."""
-    prompt = "a green circle on a white background"
-    picture = run(server, small_graph("image_to_image"), prompt=prompt, image=drawing, seed=1)
+def test_image_to_image_keeps_less_of_the_drawing_the_higher_the_start_sigma(server, small_graph, drawing):
+    """From a low start sigma the drawing's colour and place come back; the graph's own takes the prompt's colour."""
     size = frame("1:1", "custom", custom_megapixels=0.0625, picture=(384, 256)).size
-    assert picture.shape == (size.height, size.width, 3)
-    seen = view(picture)
-    assert seen.background == "white"
-    assert seen.shapes[0].colour == "green"
-    assert seen.shapes[0].x == pytest.approx(120 / 384, abs=0.1)
+    changes = dict(prompt="a green circle on a white background", image=drawing, seed=1)
+    kept = run(server, small_graph("image_to_image"), start_sigma=0.3, **changes)
+    painted = run(server, small_graph("image_to_image"), **changes)
+    assert kept.shape == painted.shape == (size.height, size.width, 3)
+    assert view(kept).background == view(painted).background == "white"
+    assert [shape.colour for shape in view(kept).shapes] == ["red"]
+    assert view(kept).shapes[0].x == pytest.approx(120 / 384, abs=0.03)
+    assert view(painted).shapes[0].colour == "green"
