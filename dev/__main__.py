@@ -18,25 +18,25 @@ COMMANDS = {
     "comfy": ("dev.comfy", "start a ComfyUI with the pack and the small model, for hands-on work"),
     "test": ("dev.suite", "run the test suite or a part of it"),
     "bench": ("dev.bench", "measure the pack against ComfyUI's own nodes"),
-    "train": ("dev.mini.train", "train the small model krea-mini"),
+    "train": ("dev.train", "train the small model krea-mini"),
     "workflows": ("dev.workflows", "remake what follows from the shipped graphs: API copies, names, thumbnails"),
-    "evaluate": ("dev.mini.evaluate", "measure how well krea-mini follows prompts"),
+    "evaluate": ("dev.evaluate", "measure how well krea-mini follows prompts"),
 }
-NEED_NO_PACKAGES = ("demo", "comfy", "test", "bench")
-"""Commands that read their arguments with the standard library alone: help and typing errors install nothing."""
+"""Command -> its module and what it does. A module has parse(arguments) and main(arguments), and is imported by the
+standard library alone: help and typing errors install nothing."""
 
 
 def main() -> int:
-    command, rest = _command()
-    module, _ = COMMANDS[command]
+    name, rest = _command()
+    module, _ = COMMANDS[name]
     try:
         environment.check_python()
-        if command in NEED_NO_PACKAGES:
-            importlib.import_module(module).parse(rest)
+        command = importlib.import_module(module)
+        command.parse(rest)
         environment.prepare()
         if not environment.inside_environment():
             return _again_inside_environment()
-        return importlib.import_module(module).main(rest) or 0
+        return command.main(rest)
     except environment.SetupError as error:
         print(f"python3 dev: {error}", file=sys.stderr)
         return 1

@@ -36,14 +36,18 @@ CONVERT = """async (graph) => {
 }"""
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="python3 dev workflows", description=__doc__.partition(": ")[2])
-    arguments.add_argument("--thumbnails", action="store_true", help="paint the pictures anew, too")
-    return arguments
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python3 dev workflows",
+        description=__doc__.partition(": ")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--thumbnails", action="store_true", help="paint the pictures anew, too")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     environment.prepare(tests=True)  # the browser's driver is one of the test tools
     with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), small_model.FILES) as host:
         _write(ENGLISH, english(host.object_info()))

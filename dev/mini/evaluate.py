@@ -1,8 +1,7 @@
-"""`python3 dev evaluate`: how well krea-mini follows held-out prompts, through our own workflow in a real ComfyUI."""
+"""How well krea-mini follows held-out prompts, through our own workflow in a real ComfyUI."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -74,10 +73,26 @@ def following(client: ComfyClient, prompts: list[Prompt], sheet: Path | None = N
     shapes = [shape for picture in pictures for shape in view(picture).shapes]
     report["overlap"] = round(float(np.mean([shape.overlap for shape in shapes])), 3) if shapes else 0.0
     report["purity"] = round(float(np.mean([shape.purity for shape in shapes])), 3) if shapes else 0.0
-    report["contrast"] = round(float(np.mean([picture.astype(float).std() for picture in pictures])), 2)
     if sheet:
         draw_sheet(sheet, pictures, [prompt.text for prompt in prompts], [verdict.all for verdict in verdicts])
     return report
+
+
+def guidance_effect(client: ComfyClient, prompts: list[Prompt]) -> dict:
+    """Contrast (standard deviation of all values in 0..255) at each guidance, the same seeds throughout."""
+    contrasts = {
+        guidance: [
+            float(generate(client, prompt, 1000 + index, guidance=guidance).std())
+            for index, prompt in enumerate(prompts)
+        ]
+        for guidance in GUIDANCE
+    }
+    least, most = (contrasts[guidance] for guidance in (min(GUIDANCE), max(GUIDANCE)))
+    return {
+        "prompts": len(prompts),
+        "contrast": {str(guidance): round(float(np.mean(values)), 2) for guidance, values in contrasts.items()},
+        "more contrast at the highest": _share([more > less for less, more in zip(least, most, strict=True)]),
+    }
 
 
 def negative_prompt(client: ComfyClient, seeds: int = NEGATIVE_SEEDS) -> dict:
@@ -139,33 +154,21 @@ def draw_sheet(path: Path, pictures: list[np.ndarray], texts: list[str], right: 
         sheet.paste(small, (left, top))
         lines = "\n".join(text[start : start + 32] for start in range(0, len(text), 32))
         pen.text((left, top + width - 8), lines, "black" if right[index] else "red")
+    path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print the figures as JSON, and write a sheet of all pictures."""
-    parser = argparse.ArgumentParser(prog="dev evaluate", description=__doc__)
-    parser.add_argument("--weights", type=Path, default=small_model.FOLDER, help="folder with the four files")
-    parser.add_argument("--prompts", type=int, default=72, help="half of them of one subject, half of two")
-    parser.add_argument("--only", choices=("following", "guidance", "negative", "autoencoder"), help="one measurement")
-    parser.add_argument("--sheet", type=Path, default=ROOT / ".cache" / "train" / "sheet.png")
-    parser.add_argument("--port", type=int, default=0)
-    arguments = parser.parse_args(argv)
-    half = arguments.prompts // 2
-    prompts = held_out_prompts(half, half)
-    files = [(folder, arguments.weights / file.name) for folder, file in small_model.FILES]
-    with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), files, port=arguments.port) as host:
+def evaluate(weights: Path, prompts: int, only: str | None, sheet: Path, port: int) -> None:
+    """Measure the four files in a folder, print the figures as JSON, and write a sheet of all pictures."""
+    held_out = held_out_prompts(prompts // 2, prompts // 2)
+    files = [(folder, weights / file.name) for folder, file in small_model.FILES]
+    with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), files, port=port) as host:
         parts = {
-            "following": lambda: following(host, prompts, arguments.sheet),
-            "guidance": lambda: {str(value): following(host, prompts[::4], guidance=value) for value in GUIDANCE},
+            "following": lambda: following(host, held_out, sheet),
+            "guidance": lambda: {str(value): following(host, held_out[::4], guidance=value) for value in GUIDANCE},
             "negative": lambda: negative_prompt(host),
             "autoencoder": lambda: autoencoder(host, host.input_dir, small_model.VAE),
         }
         for name, measure in parts.items():
-            if arguments.only in (None, name):
+            if only in (None, name):
                 print(json.dumps({name: measure()}, indent=1), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,8 @@
 """What the demo does around the run: files, names, graphs and words."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -95,10 +97,16 @@ def test_what_follows_two_dashes_goes_to_pytest():
     assert suite.parse([]).parts == list(suite.PARTS)
 
 
-@pytest.mark.parametrize("command", tools.NEED_NO_PACKAGES)
+@pytest.mark.parametrize("command", tools.COMMANDS)
 def test_help_needs_no_environment(command, monkeypatch, capsys):
     monkeypatch.setattr(tools.sys, "argv", ["dev", command, "--help"])
     monkeypatch.setattr(tools.environment, "prepare", lambda: pytest.fail("installed something to show the help"))
     with pytest.raises(SystemExit):
         tools.main()
     assert f"python3 dev {command}" in capsys.readouterr().out
+
+
+def test_commands_are_imported_by_the_standard_library_alone(root):
+    imports = "; ".join(f"import {module}" for module, _ in tools.COMMANDS.values())
+    without_packages = [sys.executable, "-S", "-c", imports]
+    subprocess.run(without_packages, cwd=root, check=True)
