@@ -7,6 +7,15 @@ const NODE_ID = "FluxKreaAspectRatioLatent";
 const SIZE_SETTINGS = ["aspect_ratio", "resolution", "swap_sides", "custom_ratio", "custom_megapixels"];
 const VIEW = { height: 132, frameWidth: 200, frameHeight: 80 }; // px
 
+let translations = {}; // language -> the texts of all packs' locales folders
+
+/** The sentence with this name in the user's language, else in English: ComfyUI gives extensions no translator. */
+function sentence(name) {
+  const language = app.extensionManager.setting.get("Comfy.Locale");
+  const texts = translations[language]?.fluxKrea ?? translations.en?.fluxKrea;
+  return texts?.framePreview[name];
+}
+
 /** Calls `after` whenever `object[name]` is called, without taking the place of what is there. */
 function chain(object, name, after) {
   const before = object[name];
@@ -67,20 +76,20 @@ function addFramePreview(node) {
   async function update() {
     const request = ++latest;
     if (isLinked("picture")) {
-      view.showText("The shape comes from the linked picture: the size shows here after the run.");
+      view.showText(sentence("shapeIsLinked"));
       return;
     }
     if (SIZE_SETTINGS.some(isLinked)) {
-      view.showText("A setting comes from another node: the size shows here after the run.");
+      view.showText(sentence("settingIsLinked"));
       return;
     }
     const query = new URLSearchParams(settings.map(({ name, value }) => [name, value]));
     const answer = await api
       .fetchApi(`/flux_krea/frame?${query}`)
       .then((response) => response.json())
-      .catch(() => ({ error: "The size shows here when ComfyUI answers again." }));
+      .catch(() => ({ error: sentence("noAnswer") }));
     if (request !== latest) return; // a later change has asked again
-    if (answer.error) view.showText(answer.error);
+    if ("error" in answer) view.showText(answer.error);
     else view.showFrame(answer);
   }
 
@@ -95,6 +104,9 @@ function addFramePreview(node) {
 
 app.registerExtension({
   name: "fluxkrea.FramePreview",
+  async init() {
+    translations = await api.getCustomNodesI18n();
+  },
   nodeCreated(node) {
     if (node.comfyClass === NODE_ID) addFramePreview(node);
   },

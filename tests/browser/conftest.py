@@ -65,6 +65,14 @@ def renderer(request: pytest.FixtureRequest, server: ComfyHost) -> Iterator[str]
     server.request("/api/settings", {"Comfy.VueNodes.Enabled": False})
 
 
+@pytest.fixture
+def chinese(server: ComfyHost) -> Iterator[None]:
+    """ComfyUI's setting for a user who reads Chinese, made before the page opens."""
+    server.request("/api/settings", {"Comfy.Locale": "zh"})
+    yield
+    server.request("/api/settings", {"Comfy.Locale": "en"})
+
+
 def _collect(message: ConsoleMessage, errors: list[str]) -> None:
     if message.type == "error":
         errors.append(f"{message.location.get('url')}: {message.text}")

@@ -3,6 +3,9 @@
 import pytest
 from PIL import Image
 
+from dev.environment import ROOT
+from dev.workflows import read
+
 FRAME = ".flux-krea-frame"
 
 
@@ -98,6 +101,17 @@ def test_linked_picture_is_said_in_words_and_shown_after_the_run(canvas, rendere
     expect_caption(canvas, "linked picture")
     canvas.evaluate("app.queuePrompt(0)")
     expect_caption(canvas, shown)
+
+
+@pytest.mark.parametrize("renderer", ["litegraph"], indirect=True)
+def test_chinese_user_reads_chinese_sentences(chinese, canvas):
+    canvas.evaluate("""() => {
+        const image = LiteGraph.createNode("LoadImage");
+        app.graph.add(image);
+        image.connect(0, node, "picture");
+    }""")
+    sentences = read(ROOT / "locales" / "zh" / "main.json")["fluxKrea"]["framePreview"]
+    expect_caption(canvas, sentences["shapeIsLinked"])
 
 
 def test_frame_is_no_input_of_the_node_and_no_value_of_the_workflow(canvas):

@@ -19,14 +19,6 @@ FILES = (catalogue.KREA_FP8, catalogue.CLIP_L, catalogue.T5_FP8_SCALED, catalogu
 graphs = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 
 
-@pytest.fixture
-def chinese(server):
-    """A frontend whose user reads Chinese."""
-    server.request("/api/settings", {"Comfy.Locale": "zh"})
-    yield
-    server.request("/api/settings", {"Comfy.Locale": "en"})
-
-
 @pytest.fixture(autouse=True)
 def example(server):
     """The picture that every ComfyUI has in its input folder; the test server's own folder begins empty."""

@@ -53,3 +53,9 @@ def test_chinese_keeps_numbers_and_file_names(both):
     for place, text in english.items():
         missing = [fact for fact in facts(text) if fact not in chinese[place]]
         assert not missing, f"{'.'.join(place)} lost {missing}: {chinese[place]}"
+
+
+def test_page_has_exactly_the_sentences_that_it_shows():
+    page = (ROOT / "web" / "frame_preview.js").read_text(encoding="utf-8")
+    shown = re.findall(r'sentence\("(\w+)"\)', page)
+    assert sorted(shown) == sorted(read(LOCALES / "en" / "main.json")["fluxKrea"]["framePreview"])
