@@ -71,9 +71,9 @@ def _single(scene: Scene, rng: random.Random) -> str:
     if scene.place != "centre" or rng.random() < 0.15:
         thing = f"{thing} {rng.choice(PLACE_WORDS[scene.place])}"
     draw = rng.random()
-    if draw < 0.10:  # captions that leave the colour open: a negative prompt acts on them
+    if draw < 0.14:  # captions that leave the colour open: a negative prompt acts on them
         return f"{_article(kind)} {rng.choice(('on', 'on', 'against'))} {_article(wall)}"
-    if draw < 0.20:  # the words a negative prompt is made of
+    if draw < 0.26:  # the words a negative prompt is made of
         few = (
             colour,
             colour,

@@ -25,12 +25,13 @@ SHAPES = ("circle", "square", "triangle", "star")
 OPPOSITE = {"above": "below", "below": "above", "left": "right", "right": "left"}
 PLACES = {"centre": (0.5, 0.5), "left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.28), "bottom": (0.5, 0.72)}
 # Radius of a shape as a share of the picture's shorter side.
-RADII = {"small": 0.15, "": 0.27, "large": 0.37}
-PLACED_RADIUS = 0.2
-PAIR_RADIUS = 0.185
-PAIR_OFFSET = 0.235
+RADII = {"small": 0.2, "": 0.34, "large": 0.42}
+PLACED_RADIUS = 0.24
+# Of each half of the picture, as a share of the shorter side of that half.
+PAIR_RADIUS = 0.4
+PAIR_OFFSET = 0.245
 # (width, height) with the share of pictures: 1:1, 3:2 and 2:3 near 256 * 256 px, as the aspect-ratio node makes them.
-SIZES = {(256, 256): 0.5, (320, 208): 0.19, (304, 208): 0.06, (208, 320): 0.19, (208, 304): 0.06}
+SIZES = {(256, 256): 0.36, (320, 208): 0.32, (208, 320): 0.32}
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,14 @@ def pair_scene(
 ) -> Scene:
     """A scene of two shapes, each a (colour, kind), the first `relation` the second."""
     sign = -1 if relation in ("above", "left") else 1
+    vertical = relation in ("above", "below")
+    width, height = size
+    half = min(width, height / 2) if vertical else min(width / 2, height)
+    radius = PAIR_RADIUS * half / min(size)
     shapes = []
     for (colour, kind), offset in ((first, sign * PAIR_OFFSET), (second, -sign * PAIR_OFFSET)):
-        vertical = relation in ("above", "below")
         x, y = (0.5, 0.5 + offset) if vertical else (0.5 + offset, 0.5)
-        shapes.append(Shape(colour, kind, x, y, PAIR_RADIUS))
+        shapes.append(Shape(colour, kind, x, y, radius))
     return Scene(*size, background, tuple(shapes), relation, "", "centre", **_variation(rng))
 
 

@@ -65,6 +65,7 @@ class Stage:
         ]
         self.average = {key: value.clone() for key, value in model.state_dict().items()}
         self.step = 0
+        self.compiled = False
         self.threads = ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(1,))
 
     def load(self) -> None:
@@ -98,7 +99,10 @@ class Stage:
     def train_step(self) -> float:
         """One step; returns the loss."""
         first = self.step * PARTS
-        losses, gradients = zip(*self.threads.map(self._gradients, range(first, first + PARTS)), strict=True)
+        # torch.compile in several threads at once can wait for itself forever, so what comes first is not shared out.
+        run = self.threads.map if self.compiled else map
+        losses, gradients = zip(*run(self._gradients, range(first, first + PARTS)), strict=True)
+        self.compiled = True
         for parameter, *parts in zip(self.parameters, *gradients, strict=True):
             parameter.grad = sum(parts) / PARTS
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

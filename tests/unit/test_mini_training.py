@@ -14,7 +14,7 @@ from dev.mini import autoencoder, text, weights
 from dev.mini.data import Batches, Captions, Pictures
 from dev.mini.pictures import draw, random_scene
 from dev.mini.stage import Schedule, Stage
-from dev.mini.train import Model, flow_loss
+from dev.mini.train import MISPLACED_ABOVE, Model, flow_loss, noised, ragged
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,26 @@ def test_batches_are_a_function_of_seed_and_number(encoder, captions, tmp_path):
     ]
     assert losses[0] == losses[1]
     assert len(set(losses)) == 3
+
+
+def test_misplaced_patches_come_from_next_door_and_only_in_noise():
+    patches = torch.arange(30.0).view(1, 1, 5, 6).expand(400, 16, 5, 6)
+    latent = patches.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    sigma = torch.linspace(0, 1, 400)
+    result = ragged(latent, sigma, torch.Generator().manual_seed(0))
+    assert torch.equal(result[sigma <= MISPLACED_ABOVE], latent[sigma <= MISPLACED_ABOVE])
+    found = result[:, 0, ::2, ::2]
+    assert torch.equal(found.repeat_interleave(2, 1).repeat_interleave(2, 2), result[:, 5])
+    rows, columns = found // 6 - patches[:, 0] // 6, found % 6 - patches[:, 0] % 6
+    assert rows.abs().max() == columns.abs().max() == 1
+    moved = (found != patches[:, 0]).flatten(1).float().mean(1)
+    assert 0.3 < (moved > 0).float().mean() < 0.5 and moved.max() < 0.6
+
+
+def test_the_velocity_leads_to_the_true_picture(encoder, captions, tmp_path):
+    batch = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 4)(1)
+    noisy, sigma, velocity = noised(batch)
+    assert torch.allclose(noisy - sigma.view(-1, 1, 1, 1) * velocity, batch.latent, atol=1e-4)
 
 
 def test_the_linear_encoder_is_the_one_in_the_file(comfy, encoder, tmp_path):
