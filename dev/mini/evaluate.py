@@ -165,7 +165,7 @@ def evaluate(weights: Path, prompts: int, only: str | None, sheet: Path, port: i
     with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), files, port=port) as host:
         parts = {
             "following": lambda: following(host, held_out, sheet),
-            "guidance": lambda: {str(value): following(host, held_out[::4], guidance=value) for value in GUIDANCE},
+            "guidance": lambda: guidance_effect(host, held_out[::4]),
             "negative": lambda: negative_prompt(host),
             "autoencoder": lambda: autoencoder(host, host.input_dir, small_model.VAE),
         }
