@@ -118,7 +118,7 @@ def describe(frame: sizes.Frame) -> dict[str, Any]:
     caption = f"{width} × {height} px · {_ratio_name(frame.size)} · {frame.size.megapixels:.2f} MP"
     if frame.upscale_factor > 1:
         final = frame.final_size
-        caption += f"\n\u2192 {final.width} \u00d7 {final.height} px \u00b7 {frame.upscale_factor}\u00d7 upscale"
+        caption += f"\n\u2192 {final.width} × {final.height} px · {frame.upscale_factor}× upscale"
     return {"width": width, "height": height, "caption": caption}
 
 
