@@ -178,17 +178,16 @@ class FluxKreaSampler(io.ComfyNode):
         uses_negative = guider.uses_negative(sampler_name)
         check_true_cfg(guider, sampler_name, negative, sigmas)
         values = {"guidance": guidance if guidance_embed else None}
-        guider.set_conds(
-            node_helpers.conditioning_set_values(positive, values),
-            node_helpers.conditioning_set_values(negative, values) if uses_negative and negative is not None else None,
-        )
+        used = (positive, negative if uses_negative else None)
+        conditionings = [c and node_helpers.conditioning_set_values(c, values) for c in used]
 
         report = describe(seeds, sigmas, mu, values["guidance"], guider)
         if negative is not None and not uses_negative:
             report += "; true CFG is 1: the negative prompt does nothing"
         logging.info("Krea Sampler: %s", report)
         node_text.show(report, cls.hidden.unique_id)
-        result = sample_batch(guider, samples, latent_image.get("noise_mask"), seeds, sampler_name, sigmas)
+        noise_mask = latent_image.get("noise_mask")
+        result = sample_batch(guider, *conditionings, samples, noise_mask, seeds, sampler_name, sigmas)
 
         out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
         return io.NodeOutput(out | {"samples": result}, ui={"text": [report], "seeds": seeds})

@@ -62,8 +62,41 @@ class TrueCfgGuider(comfy.samplers.CFGGuider):
         )
 
 
+def conditioning_of_image(conditioning: list | None, index: int) -> list | None:
+    """What one image of a batch is made from, where prompts, masks or ControlNet pictures are given one per image.
+
+    Fewer of them than images are used in turn, as ComfyUI does.
+    """
+    if conditioning is None:
+        return None
+    entries = []
+    for text, values in conditioning:
+        values = values.copy()
+        for name in values.keys() & {"pooled_output", "mask"}:
+            values[name] = _entry(values[name], index)
+        if "control" in values:
+            values["control"] = _control_of_image(values["control"], index)
+        entries.append([_entry(text, index), values])
+    return entries
+
+
+def _entry(tensor: torch.Tensor | None, index: int) -> torch.Tensor | None:
+    """Entry `index` of a batch, kept as a batch of one."""
+    return None if tensor is None else tensor[index % len(tensor)][None]
+
+
+def _control_of_image(control, index: int):
+    if control is None:
+        return None
+    own = control.copy()  # which leaves out the ControlNet before it
+    own.cond_hint_original = _entry(control.cond_hint_original, index)
+    return own.set_previous_controlnet(_control_of_image(control.previous_controlnet, index))
+
+
 def sample_batch(
-    guider: comfy.samplers.CFGGuider,
+    guider: TrueCfgGuider,
+    positive: list,
+    negative: list | None,
     latent: torch.Tensor,
     noise_mask: torch.Tensor | None,
     seeds: list[int],
@@ -73,6 +106,7 @@ def sample_batch(
     """Sample (B, C, H, W) `latent`, image i from `seeds[i]`, all at once where images do not influence each other.
 
     Args:
+        positive, negative: ComfyUI conditionings; the negative one is None where nothing uses it.
         noise_mask: (masks, [1,] H, W), 1 where the picture is made anew; fewer masks than images are repeated in
             turn, as ComfyUI does. None for everywhere.
     """
@@ -87,6 +121,8 @@ def sample_batch(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for first in range(0, len(latent), size):
             part = slice(first, first + size)
+            one_by_one = size < len(latent)
+            guider.set_conds(*(conditioning_of_image(c, first) if one_by_one else c for c in (positive, negative)))
             results.append(
                 guider.sample(
                     batch_noise(latent[part].shape, seeds[part]).to(latent.dtype),

@@ -1,5 +1,6 @@
 """Krea Sampler against ComfyUI's own sampling, and its promises about batches, guidance and side effects."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -135,6 +136,45 @@ def test_fewer_masks_than_images_are_repeated_in_turn(sample, prompt, sampler_na
     for index in range(4):
         kept, painted = changed[index].split(8) if index % 2 else changed[index].split(8)[::-1]
         assert kept.max() < 1e-5 < 0.1 < painted.max()
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral"])
+def test_each_image_of_a_batch_can_have_its_own_prompt(sample, prompt, encode, sampler_name):
+    """Together or one by one: images 0 and 2 are made from the first prompt, 1 from the second, as ComfyUI does it."""
+    other, _ = encode("a blue star on a white background")
+    (text, values), (other_text, other_values) = prompt.positive[0], other[0]
+    pooled = torch.cat([values["pooled_output"], other_values["pooled_output"]])
+    both = [[torch.cat([text, other_text]), values | {"pooled_output": pooled}]]
+    settings = dict(steps=15, sampler_name=sampler_name)
+    batch = sample(empty(3, *TRAINED), both, seed=SEED, **settings)
+    for index, positive in enumerate([prompt.positive, other, prompt.positive]):
+        alone = sample(empty(1, *TRAINED), positive, seed=SEED + index, **settings)
+        error = (batch[index] - alone[0]).norm() / alone.norm()
+        assert error < 1e-5, f"image {index}: {error:.1e}"
+
+
+def test_each_image_has_its_own_mask_and_controlnet_picture(comfy):
+    """Where images are sampled one by one; ComfyUI shows each what it would be shown in the whole batch."""
+    from comfy.controlnet import ControlBase
+
+    class Control(ControlBase):
+        def copy(self):
+            control = Control()
+            self.copy_to(control)
+            return control
+
+    sampling = sys.modules[f"{comfy.module.__name__}.nodes.sampling"]
+    hints, earlier_hints = torch.rand(3, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    control = Control().set_cond_hint(hints).set_previous_controlnet(Control().set_cond_hint(earlier_hints))
+    text, mask = torch.rand(1, 4, 8), torch.rand(2, 8, 8)
+    values = {"pooled_output": torch.rand(1, 8), "mask": mask, "control": control}
+    for index in range(3):
+        ((own_text, own),) = sampling.conditioning_of_image([[text, values]], index)
+        assert torch.equal(own_text, text) and torch.equal(own["pooled_output"], values["pooled_output"])
+        assert torch.equal(own["mask"], mask[index % 2][None])
+        assert torch.equal(own["control"].cond_hint_original, hints[index][None])
+        assert torch.equal(own["control"].previous_controlnet.cond_hint_original, earlier_hints)
+    assert control.cond_hint_original is hints and values["mask"] is mask
 
 
 def test_guidance_is_the_same_on_both_sides(sample, prompt, counted):
