@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .pictures import draw, random_scene
+from .stage import fast_arithmetic
 
 PATCH = 8
 LATENT_CHANNELS = 16
@@ -202,6 +203,6 @@ class Crops:
 
 def decoder_loss(decoder: Decoder, pictures: Tensor, latents: Tensor) -> Tensor:
     """Absolute error keeps outlines crisp, squared error is what PSNR measures."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_arithmetic():
         error = decoder(latents).float() - pictures
     return error.abs().mean() + 6 * error.square().mean()
