@@ -49,7 +49,8 @@ SENTENCES = (
 )
 
 
-def _article(words: str) -> str:
+def article(words: str) -> str:
+    """Words with "a" or "an" before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -71,27 +72,27 @@ def _single(scene: Scene, rng: random.Random) -> str:
     if scene.place != "centre" or rng.random() < 0.15:
         thing = f"{thing} {rng.choice(PLACE_WORDS[scene.place])}"
     draw = rng.random()
-    if draw < 0.14:  # captions that leave the colour open: a negative prompt acts on them
-        return f"{_article(kind)} {rng.choice(('on', 'on', 'against'))} {_article(wall)}"
-    if draw < 0.26:  # the words a negative prompt is made of
+    if draw < 0.22:  # captions that leave the colour open: a negative prompt acts on them
+        return f"{article(kind)} {rng.choice(('on', 'on', 'against'))} {article(wall)}"
+    if draw < 0.32:  # the words a negative prompt is made of
         few = (
             colour,
             colour,
             thing,
             thing,
-            _article(thing),
-            _article(thing),
+            article(thing),
+            article(thing),
             kind,
-            _article(kind),
+            article(kind),
             wall,
-            _article(wall),
+            article(wall),
         )
-        return rng.choice((*few, f"{colour} shape", f"{_article(colour)} shape on {_article(wall)}"))
+        return rng.choice((*few, f"{colour} shape", f"{article(colour)} shape on {article(wall)}"))
     if draw < 0.72:
-        return f"{_article(thing)} {rng.choice(('on', 'on', 'on', 'against', 'in front of'))} {_article(wall)}"
+        return f"{article(thing)} {rng.choice(('on', 'on', 'on', 'against', 'in front of'))} {article(wall)}"
     if draw < 0.82:
         return f"{thing} on {wall}" if draw < 0.77 else f"{thing}, {wall}"
-    return f"{_article(wall)} with {_article(thing)}"
+    return f"{article(wall)} with {article(thing)}"
 
 
 def _pair(scene: Scene, rng: random.Random) -> str:
@@ -104,12 +105,12 @@ def _pair(scene: Scene, rng: random.Random) -> str:
     words = rng.choices(("", "is ", "placed "), (0.84, 0.08, 0.08))[0] + rng.choice(RELATION_WORDS[relation])
     draw = rng.random()
     if draw < 0.03:
-        return f"{_article(one)} and {_article(other)} on {_article(wall)}"
+        return f"{article(one)} and {article(other)} on {article(wall)}"
     if draw < 0.78:
-        return f"{_article(one)} {words} {_article(other)} {rng.choice(('on', 'on', 'against'))} {_article(wall)}"
+        return f"{article(one)} {words} {article(other)} {rng.choice(('on', 'on', 'against'))} {article(wall)}"
     if draw < 0.86:
         return f"{one} {words} {other}, {wall}"
-    return f"{_article(wall)} with {_article(one)} {words} {_article(other)}"
+    return f"{article(wall)} with {article(one)} {words} {article(other)}"
 
 
 def caption(scene: Scene, rng: random.Random) -> str:

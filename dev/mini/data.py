@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +20,37 @@ from torch import Tensor
 
 from .autoencoder import LinearEncoder
 from .captions import TAILS, caption, tail
-from .pictures import SIZES, Scene, draw, random_scene
+from .pictures import SIZES, Scene, draw, random_scene, recoloured
 from .text import RARE, T5_WIDTH, BagOfWords, Tokenizers, fold
 
 END, PADDING = 1, 0
 CHUNK = 100
 
 
+class CaptionKind(NamedTuple):
+    """What a caption says of its picture: how often, and below which noise level.
+
+    Up to that level the picture itself shows what such a caption gets wrong.
+    """
+
+    share: float
+    below: float = 1.0
+
+
+TRUE, EMPTY = CaptionKind(0.7), CaptionKind(0.1)
+OTHER_COLOURS, OTHER_SCENE = CaptionKind(0.14, below=0.92), CaptionKind(0.06, below=0.65)
+CAPTION_KINDS = (TRUE, OTHER_COLOURS, OTHER_SCENE, EMPTY)
+
+
 @dataclass
 class Batch:
-    """latent Bx16xhxw, ids BxL, padding B (see text.fold), pooled Bx32, rare RARExT5 width."""
+    """latent Bx16xhxw, ids BxL, padding B (see text.fold), pooled Bx32, rare RARExT5 width.
+
+    below: B, the highest noise level at which each caption stands by its picture.
+    """
 
     latent: Tensor
+    below: Tensor
     ids: Tensor
     padding: Tensor
     pooled: Tensor
@@ -93,7 +113,8 @@ class Captions:
         """The T5 ids that captions use; the T5 learns an embedding for each."""
         rng = random.Random(f"{seed}-words")
         texts = [caption(random_scene(rng), rng) + tail(True, 3, rng) + tail(False, 0, rng) for _ in range(6000)]
-        return sorted({PADDING, END}.union(*self.tokenizers.t5(texts)))
+        capitalised = [text[0].upper() + text[1:] for text in texts]  # few of them are so already
+        return sorted({PADDING, END}.union(*self.tokenizers.t5(texts + capitalised)))
 
     def _rare_t5(self, count: int, rng: random.Random) -> list[int]:
         return [len(self.words) + rng.randrange(RARE) for _ in range(count)]
@@ -125,11 +146,11 @@ class Captions:
 class Batches:
     """The training set: number -> Batch."""
 
-    def __init__(self, pictures: Pictures, captions: Captions, seed: int, size: int, empty: float = 0.1):
-        self.pictures, self.captions, self.seed, self.size, self.empty = pictures, captions, seed, size, empty
+    def __init__(self, pictures: Pictures, captions: Captions, seed: int, size: int):
+        self.pictures, self.captions, self.seed, self.size = pictures, captions, seed, size
 
     def __call__(self, number: int) -> Batch:
-        """A batch by its number, all of one picture size; a share of the captions is empty."""
+        """A batch by its number, all of one picture size; some captions are empty or wrong."""
         rng = random.Random(f"{self.seed}-batch-{number}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         shape = rng.choices(list(SIZES), list(SIZES.values()))[0]
@@ -137,12 +158,18 @@ class Batches:
         enhanced, sentences = rng.choices(list(TAILS), list(TAILS.values()))[0]
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]
-        texts, tails = [], []
-        for index in chosen:
-            empty = rng.random() < self.empty
-            texts.append("" if empty else caption(scenes[index], rng))
-            tails.append("" if empty else tail(enhanced, sentences, rng))
-        ids, padding, pooled = self.captions.encode(texts, tails, rng)
         latent = self.pictures.latents[shape][chosen].float()
+        texts, tails, below = [], [], []
+        for index in chosen:
+            scene = scenes[index]
+            kind = rng.choices(CAPTION_KINDS, [kind.share for kind in CAPTION_KINDS])[0]
+            below.append(kind.below)
+            if kind is OTHER_COLOURS:
+                scene = recoloured(scene, rng)
+            elif kind is OTHER_SCENE:
+                scene = random_scene(rng, shape)
+            texts.append("" if kind is EMPTY else caption(scene, rng))
+            tails.append("" if kind is EMPTY else tail(enhanced, sentences, rng))
+        ids, padding, pooled = self.captions.encode(texts, tails, rng)
         rare = torch.randn(RARE, T5_WIDTH, generator=generator)
-        return Batch(latent, ids, padding, pooled, rare, generator)
+        return Batch(latent, torch.tensor(below), ids, padding, pooled, rare, generator)

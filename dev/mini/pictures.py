@@ -7,7 +7,7 @@ smooth ways (light, a breath of colour), so that a very small network can learn 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -142,6 +142,16 @@ def random_scene(rng: random.Random, size: tuple[int, int] | None = None) -> Sce
             return single_scene(size, background, *objects[0], rng, place=rng.choice(list(PLACES)))
         size_word = rng.choices(list(RADII), [0.1, 0.8, 0.1])[0]
         return single_scene(size, background, *objects[0], rng, size_word=size_word)
+
+
+def recoloured(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene, each of its colours replaced by any one in half of the cases."""
+
+    def another(colour: str) -> str:
+        return rng.choice(list(COLOURS)) if rng.random() < 0.5 else colour
+
+    shapes = tuple(replace(shape, colour=another(shape.colour)) for shape in scene.shapes)
+    return replace(scene, background=another(scene.background), shapes=shapes)
 
 
 def signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

@@ -18,12 +18,12 @@ from dev.environment import comfyui_root
 from . import autoencoder, weights
 from .data import Batch, Batches, Captions, Pictures
 from .network import DoubleBlock, Flux, SingleBlock
-from .stage import Schedule, Stage
+from .stage import Schedule, Stage, fast_arithmetic
 from .text import T5, BagOfWords, Tokenizers
 
 SEED = 0
 DECODER = Schedule(steps=1150, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
-FLOW = Schedule(steps=9600, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
+FLOW = Schedule(steps=16400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 GUIDANCE = Schedule(steps=300, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.99)
 BATCH = 6
 DECODER_BATCH = 8
@@ -34,8 +34,9 @@ GUIDANCE_GAIN = 0.12
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
 SIGMA_SHIFT = 1.8
-# At most this share of a training picture's patches is misplaced, at noise levels above the other; see ragged().
+# At most this share of a training picture's patches is misplaced; see ragged().
 MISPLACED = 0.4
+# Seen misplaced above this noise level only: to mend a mistake from sigma takes 1 / sigma times its size as velocity.
 MISPLACED_ABOVE = 0.3
 
 
@@ -58,7 +59,7 @@ def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
     return (shift * t / (1 + (shift - 1) * t)).clamp(1e-3, 1.0)
 
 
-def ragged(latent: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
+def ragged(latent: Tensor, generator: torch.Generator) -> Tensor:
     """The latents Bx16xhxw with some of their 2x2 patches taken from the next place, in half of the pictures.
 
     These are the mistakes that sampling makes early on. Trained only on states from true pictures, the network
@@ -67,7 +68,6 @@ def ragged(latent: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
     batch, channels, height, width = latent.shape
     rows, columns = height // 2, width // 2
     share = MISPLACED * torch.rand(batch, generator=generator) * (torch.rand(batch, generator=generator) < 0.5)
-    share = torch.where(sigma > MISPLACED_ABOVE, share, 0.0)
     moved = torch.rand(batch, rows, columns, generator=generator) < share.view(-1, 1, 1)
     step = torch.randint(-1, 2, (2, batch, rows, columns), generator=generator) * moved
     row = (torch.arange(rows).view(-1, 1) + step[0]).clamp(0, rows - 1)
@@ -78,11 +78,17 @@ def ragged(latent: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noised(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture."""
-    sigma = sample_sigmas(len(batch.latent), batch.generator)
+    """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture.
+
+    A network that goes by its caption at every noise level breaks negative prompts: v_neg + s * (v_pos - v_neg) would
+    push to the last step away from a colour that the picture no longer has. Wrong captions at lower noise levels teach
+    it to go by the caption only as long as the picture does not show better.
+    """
+    sigma = sample_sigmas(len(batch.latent), batch.generator) * batch.below
     noise = torch.randn(batch.latent.shape, generator=batch.generator)
     level = sigma.view(-1, 1, 1, 1)
-    noisy = level * noise + (1 - level) * ragged(batch.latent, sigma, batch.generator)
+    seen = torch.where(level > MISPLACED_ABOVE, ragged(batch.latent, batch.generator), batch.latent)
+    noisy = level * noise + (1 - level) * seen
     return noisy, sigma, (noisy - batch.latent) / level
 
 
@@ -90,7 +96,7 @@ def flow_loss(model: Model, batch: Batch) -> Tensor:
     """Rectified flow: mean squared error of the velocity."""
     latent, sigma, velocity = noised(batch)
     text = model.t5(batch.ids, batch.rare)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_arithmetic():
         out = model.flux(latent, sigma, text, batch.pooled, batch.padding)
     return F.mse_loss(out.float(), velocity)
 
@@ -108,14 +114,14 @@ class Distillation:
         count = len(latent)
         guidance = 1 + 7 * torch.rand(count, generator=batch.generator)
         ids, padding, pooled = self.empty
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), fast_arithmetic():
             text = self.teacher.t5(batch.ids, batch.rare)
             nothing = self.teacher.t5(ids, batch.rare).expand(count, -1, -1)
             with_caption = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding).float()
             without = self.teacher.flux(latent, sigma, nothing, pooled.expand(count, -1), padding.expand(count)).float()
             strength = (1 + GUIDANCE_GAIN * (guidance - 1)).view(-1, 1, 1, 1)
             target = without + strength * (with_caption - without)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_arithmetic():
             out = student(latent, sigma, text, batch.pooled, batch.padding, guidance)
         return F.mse_loss(out.float(), target)
 
