@@ -11,7 +11,6 @@ import random
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,21 +24,10 @@ from .text import RARE, T5_WIDTH, BagOfWords, Tokenizers, fold
 
 END, PADDING = 1, 0
 CHUNK = 100
-
-
-class CaptionKind(NamedTuple):
-    """What a caption says of its picture: how often, and below which noise level.
-
-    Up to that level the picture itself shows what such a caption gets wrong.
-    """
-
-    share: float
-    below: float = 1.0
-
-
-TRUE, EMPTY = CaptionKind(0.7), CaptionKind(0.1)
-OTHER_COLOURS, OTHER_SCENE = CaptionKind(0.14, below=0.92), CaptionKind(0.06, below=0.65)
-CAPTION_KINDS = (TRUE, OTHER_COLOURS, OTHER_SCENE, EMPTY)
+# What captions say of their pictures, and how often.
+CAPTIONS = {"true": 0.7, "other colours": 0.14, "another scene": 0.06, "empty": 0.1}
+# Wrong captions come with noise levels up to this one, where the picture itself shows what is in it.
+WRONG_BELOW = 0.8
 
 
 @dataclass
@@ -162,14 +150,14 @@ class Batches:
         texts, tails, below = [], [], []
         for index in chosen:
             scene = scenes[index]
-            kind = rng.choices(CAPTION_KINDS, [kind.share for kind in CAPTION_KINDS])[0]
-            below.append(kind.below)
-            if kind is OTHER_COLOURS:
+            kind = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
+            if kind == "other colours":
                 scene = recoloured(scene, rng)
-            elif kind is OTHER_SCENE:
+            elif kind == "another scene":
                 scene = random_scene(rng, shape)
-            texts.append("" if kind is EMPTY else caption(scene, rng))
-            tails.append("" if kind is EMPTY else tail(enhanced, sentences, rng))
+            below.append(WRONG_BELOW if kind in ("other colours", "another scene") else 1.0)
+            texts.append("" if kind == "empty" else caption(scene, rng))
+            tails.append("" if kind == "empty" else tail(enhanced, sentences, rng))
         ids, padding, pooled = self.captions.encode(texts, tails, rng)
         rare = torch.randn(RARE, T5_WIDTH, generator=generator)
         return Batch(latent, torch.tensor(below), ids, padding, pooled, rare, generator)

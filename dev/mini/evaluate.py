@@ -25,8 +25,7 @@ from .pictures import SHAPES, draw, random_scene
 from .prompts import Prompt, held_out_prompts
 
 GUIDANCE = (1.0, 4.5, 8.0)
-# The first fifth of the schedule decides the colours; later on true CFG would only fray the outlines.
-NEGATIVE_SAMPLER = {"true_cfg": 3.0, "true_cfg_end": 0.2}
+NEGATIVE_TRUE_CFG = 1.6
 NEGATIVE_SEEDS = 3
 NEGATIVE_WALLS = ("white", "blue", "yellow")
 AUTOENCODER_PICTURES = 24
@@ -112,7 +111,7 @@ def negative_prompt(client: ComfyClient, seeds: int = NEGATIVE_SEEDS) -> dict:
                 continue
             colour = plain[0].colour
             for negative in (article(f"{colour} {kind}"), colour):
-                after = view(generate(client, prompt, seed, negative, **NEGATIVE_SAMPLER)).shapes
+                after = view(generate(client, prompt, seed, negative, true_cfg=NEGATIVE_TRUE_CFG)).shapes
                 rows.append((all(shape.colour != colour for shape in after), [shape.kind for shape in after] == [kind]))
     return {
         "pictures": len(rows),

@@ -23,7 +23,7 @@ from .text import T5, BagOfWords, Tokenizers
 
 SEED = 0
 DECODER = Schedule(steps=1150, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
-FLOW = Schedule(steps=16400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
+FLOW = Schedule(steps=17200, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 GUIDANCE = Schedule(steps=300, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.99)
 BATCH = 6
 DECODER_BATCH = 8
