@@ -3,7 +3,7 @@
 import pytest
 
 from dev import small_model
-from dev.mini.evaluate import autoencoder, following, guidance_effect, negative_prompt
+from dev.mini.evaluate import autoencoder, following, guidance_effect
 from dev.mini.prompts import held_out_prompts
 
 
@@ -27,12 +27,6 @@ def test_two_subjects(followed, part, bound):
 
 def test_more_guidance_makes_more_contrast(server):
     assert guidance_effect(server, held_out_prompts(4, 4))["more contrast at the highest"] >= 0.9
-
-
-def test_a_negative_prompt_removes_a_colour_and_keeps_the_subject(server):
-    figures = negative_prompt(server, seeds=1)
-    assert figures["pictures"] >= 20
-    assert figures["both"] >= 0.8
 
 
 def test_autoencoder(server):
