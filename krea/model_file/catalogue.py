@@ -1,4 +1,4 @@
-"""The published files: the four that FLUX.1 Krea [dev] needs, and those that are often mistaken for one of them.
+"""The published files: what FLUX.1 Krea [dev] and its style references need, and what is often mistaken for it.
 
 Sizes in bytes. A SHA-256 that ends in "..." is known by its beginning only.
 The hash that Black Forest Labs' docs/text-to-image.md prints for flux1-krea-dev.safetensors (4610115b...) is that of
@@ -17,6 +17,8 @@ class Slot(Enum):
     CLIP_L = "CLIP-L text encoder"
     T5 = "T5 text encoder"
     VAE = "FLUX.1 VAE"
+    VISION = "SigLIP vision encoder"
+    REDUX = "FLUX.1 Redux [dev] adapter"
 
 
 class ModelFile(NamedTuple):
@@ -101,12 +103,29 @@ AE = ModelFile(
     "afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38",
 )
 
+SIGLIP = ModelFile(
+    "sigclip_vision_patch14_384.safetensors",
+    "clip_vision",
+    _HUB + "Comfy-Org/sigclip_vision_384/resolve/main/sigclip_vision_patch14_384.safetensors",
+    856505640,
+    "1fee501deabac72f0ed17610307d7131e3e9d1e838d0363aa3c2b97a6e03fb33",
+)
+REDUX = ModelFile(
+    "flux1-redux-dev.safetensors",
+    "style_models",
+    _HUB + "Comfy-Org/Flux1-Redux-Dev/resolve/main/flux1-redux-dev.safetensors",
+    None,
+    "a1b3bdcb4bdc58ce04874b9ca776d61fc3e914bb6beab41efb63e4e2694dca45",
+)
+
 # The first file of a slot is the one that error messages recommend.
 FILES: Mapping[Slot, tuple[ModelFile, ...]] = {
     Slot.DIFFUSION_MODEL: (KREA_FP8, KREA_BF16),
     Slot.CLIP_L: (CLIP_L,),
     Slot.T5: (T5_FP8_SCALED, T5_FP16, T5_FP8),
     Slot.VAE: (AE,),
+    Slot.VISION: (SIGLIP,),
+    Slot.REDUX: (REDUX,),
 }
 
 OTHER_FILES = (

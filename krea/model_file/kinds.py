@@ -37,11 +37,18 @@ class Weights(dict[str, Tensor]):
     def contains(self, *parts: str) -> bool:
         return any(part in name for name in self for part in parts)
 
+    def count(self, prefix: str) -> int:
+        """How many layers there are: different words between `prefix` and the next dot."""
+        return len({name.removeprefix(prefix).split(".")[0] for name in self if name.startswith(prefix)})
+
 
 Rule = tuple[Callable[[Weights], bool], Kind]
 
 _IN = "It belongs in models/{}.".format
 _SINGLE_FILE = "ComfyUI's loaders want the single-file version."
+
+REDUX_UP, REDUX_DOWN = "redux_up.weight", "redux_down.weight"
+_REDUX_NEEDS = (REDUX_UP, "redux_up.bias", REDUX_DOWN, "redux_down.bias")
 
 _ADAPTERS: tuple[Rule, ...] = (
     (
@@ -51,7 +58,10 @@ _ADAPTERS: tuple[Rule, ...] = (
         ),
         Kind("a LoRA", advice=_IN("loras")),
     ),
-    (lambda w: "redux_up.weight" in w, Kind("FLUX.1 Redux, a style model", advice=_IN("style_models"))),
+    (
+        lambda w: REDUX_UP in w,
+        Kind("FLUX.1 Redux, a style model", Slot.REDUX, advice=_IN("style_models"), needs=_REDUX_NEEDS),
+    ),
     (
         lambda w: w.starts("controlnet_", "controlnet.", "control_model.", "zero_convs.", "input_hint_block."),
         Kind("a ControlNet", advice=_IN("controlnet")),
@@ -189,6 +199,17 @@ def _is_t5(w: Weights) -> bool:
     return w.starts("encoder.block.0.layer.0.SelfAttention.q.")
 
 
+SIGLIP_PATCH = "vision_model.embeddings.patch_embedding.weight"
+SIGLIP_POSITIONS = "vision_model.embeddings.position_embedding.weight"
+SIGLIP_LAYER = "vision_model.encoder.layers."
+_SIGLIP_NEEDS = (
+    SIGLIP_PATCH,
+    SIGLIP_POSITIONS,
+    "vision_model.post_layernorm.weight",
+    SIGLIP_LAYER + "0.mlp.fc1.weight",
+)
+_CLIP_VISION_CLASS = "vision_model.embeddings.class_embedding"
+
 _TEXT_ENCODERS: tuple[Rule, ...] = (
     (
         lambda w: _is_clip(w) and ("logit_bias" in w or w.size(CLIP_EMBEDDING, 0) not in (0, _CLIP_VOCABULARY)),
@@ -229,8 +250,12 @@ _TEXT_ENCODERS: tuple[Rule, ...] = (
         Kind("a language model (Llama, Mistral or similar)"),
     ),
     (
+        lambda w: w.size(SIGLIP_PATCH, 3) > 0 and _CLIP_VISION_CLASS not in w,
+        Kind("a SigLIP vision encoder", Slot.VISION, advice=_IN("clip_vision"), needs=_SIGLIP_NEEDS),
+    ),
+    (
         lambda w: w.starts("vision_model.", "visual.", "model.vision_model."),
-        Kind("a vision encoder (CLIP vision or SigLIP)", advice=_IN("clip_vision")),
+        Kind("a vision encoder of another kind than SigLIP", advice=_IN("clip_vision")),
     ),
 )
 

@@ -26,7 +26,7 @@ def clip_config(header: Header) -> dict[str, int]:
         "hidden_size": hidden,
         "intermediate_size": weights.size("text_model.encoder.layers.0.mlp.fc1.weight", 0),
         "num_attention_heads": int(heads) if heads.isdecimal() else max(1, hidden // _CLIP_HEAD_WIDTH),
-        "num_hidden_layers": _count(weights, "text_model.encoder.layers."),
+        "num_hidden_layers": weights.count("text_model.encoder.layers."),
     }
 
 
@@ -39,7 +39,7 @@ def t5_config(header: Header) -> dict[str, int]:
         "d_ff": weights.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 0),
         "d_kv": weights.size("encoder.block.0.layer.0.SelfAttention.q.weight", 0) // max(1, heads),
         "num_heads": heads,
-        "num_layers": _count(weights, "encoder.block."),
+        "num_layers": weights.count("encoder.block."),
     }
 
 
@@ -50,7 +50,3 @@ def is_quantized(header: Header) -> bool:
         or "_quantization_metadata" in header.metadata
         or Weights(header.tensors).ends(".comfy_quant")
     )
-
-
-def _count(weights: Weights, prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})

@@ -89,3 +89,26 @@ def vae(channels=16) -> Shapes:
     """The ends of a convolutional autoencoder, by default of FLUX.1's."""
     shapes = {"encoder.conv_in.weight": (128, 3, 3, 3), "encoder.conv_out.weight": (2 * channels, 512, 3, 3)}
     return shapes | {"decoder.conv_in.weight": (512, channels, 3, 3), "decoder.conv_out.weight": (3, 128, 3, 3)}
+
+
+def siglip(width=1152, layers=27, feed=4304, grid=27, patch=14) -> Shapes:
+    """A SigLIP vision encoder, by default so400m at 384 px."""
+    shapes = {
+        "vision_model.embeddings.patch_embedding.weight": (width, 3, patch, patch),
+        "vision_model.embeddings.patch_embedding.bias": (width,),
+        "vision_model.embeddings.position_embedding.weight": (grid * grid, width),
+        "vision_model.post_layernorm.weight": (width,),
+    }
+    for layer in (f"vision_model.encoder.layers.{i}." for i in range(layers)):
+        shapes |= {f"{layer}mlp.fc1.weight": (feed, width), f"{layer}mlp.fc2.weight": (width, feed)}
+    return shapes
+
+
+def redux(width=1152, text=4096) -> Shapes:
+    """The adapter of FLUX.1 Redux [dev]."""
+    return {
+        "redux_up.weight": (3 * text, width),
+        "redux_up.bias": (3 * text,),
+        "redux_down.weight": (text, 3 * text),
+        "redux_down.bias": (text,),
+    }

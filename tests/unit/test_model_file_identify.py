@@ -170,7 +170,7 @@ REFUSED = {
 def test_wrong_files_are_named(tmp_path, shapes, message):
     path = write_sparse(tmp_path / "model.safetensors", shapes)
     with pytest.raises(ModelFileError) as error:
-        expect(path, *Slot)
+        expect(path, MODEL, CLIP, T5, VAE)
     found, _, expected = str(error.value).partition("Expected: ")
     assert re.match(rf"model.safetensors .*{message}", found), found
     for file in (KREA_FP8, CLIP_L, T5_FP8_SCALED, AE):
