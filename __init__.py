@@ -6,13 +6,22 @@ from .nodes.aspect_ratio_latent import FluxKreaAspectRatioLatent
 from .nodes.model_loader import FluxKreaModelLoader
 from .nodes.prompt import FluxKreaPrompt
 from .nodes.sampler import FluxKreaSampler
+from .nodes.style_model import FluxKreaStyleModelLoader
+from .nodes.style_reference import FluxKreaStyleReference
 
 WEB_DIRECTORY = "./web"
 
 
 class FluxKreaExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [FluxKreaModelLoader, FluxKreaPrompt, FluxKreaAspectRatioLatent, FluxKreaSampler]
+        return [
+            FluxKreaModelLoader,
+            FluxKreaPrompt,
+            FluxKreaAspectRatioLatent,
+            FluxKreaSampler,
+            FluxKreaStyleModelLoader,
+            FluxKreaStyleReference,
+        ]
 
 
 async def comfy_entrypoint() -> FluxKreaExtension:

@@ -34,3 +34,40 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     """A running ComfyUI with the pack and the small model, one for the whole session."""
     with ComfyHost(tmp_path_factory.mktemp("comfyui"), small_model.FILES) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def siglip_config():
+    """A SigLIP vision encoder that sees 6x6 tokens."""
+    from transformers import SiglipVisionConfig
+
+    return SiglipVisionConfig(
+        hidden_size=72, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1, image_size=84, patch_size=14
+    )
+
+
+@pytest.fixture(scope="session")
+def style_files(siglip_config, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
+    """A vision encoder and an adapter for krea-mini in the published layouts, with weights of no meaning.
+
+    Each with its folder below ComfyUI's models folder.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import SiglipVisionModel
+
+    folder = tmp_path_factory.mktemp("style")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vision = SiglipVisionModel(siglip_config).state_dict()
+        redux = {
+            "redux_up.weight": torch.randn(192, 72) / 9,
+            "redux_up.bias": torch.randn(192) / 9,
+            "redux_down.weight": torch.randn(64, 192) / 6,
+            "redux_down.bias": torch.randn(64) / 6,
+        }
+    vision = {name if name.startswith("vision_model.") else f"vision_model.{name}": t for name, t in vision.items()}
+    files = [("clip_vision", folder / "small_siglip.safetensors"), ("style_models", folder / "small_redux.safetensors")]
+    save_file(vision, files[0][1])
+    save_file(redux, files[1][1])
+    return files
