@@ -17,6 +17,8 @@ from dev.host import ComfyHost
 from krea import recipe
 from krea.schedule import flow_sigmas, shift_mu, token_count
 
+from .memory import forget_peak_memory, peak_memory
+
 PROMPT = "picture {}: a red circle on a blue background"
 SIDE = 256
 
@@ -126,15 +128,15 @@ def _node(class_type: str, **inputs) -> dict:
 
 def _run(host: ComfyHost, graph: Graph) -> Run:
     pid = host.process.pid
-    _forget_peak_memory(pid)
+    forget_peak_memory(pid)
     cpu_before = _cpu_seconds(pid)
     record = host.run(graph)
     cpu_seconds = _cpu_seconds(pid) - cpu_before
-    peak_memory = _peak_memory(pid)
+    memory = peak_memory(pid)
     times = {kind: data["timestamp"] for kind, data in record["status"]["messages"]}
     picture = Image.open(io.BytesIO(host.view(images_of(record)[0])))
     seconds = (times["execution_success"] - times["execution_start"]) / 1000
-    return Run(seconds, cpu_seconds, peak_memory, np.asarray(picture))
+    return Run(seconds, cpu_seconds, memory, np.asarray(picture))
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -145,18 +147,3 @@ def _cpu_seconds(pid: int) -> float:
     # Linux: man 5 proc. utime and stime are fields 14 and 15; the second is a name in brackets that may hold spaces.
     ticks = stat.read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-
-
-def _forget_peak_memory(pid: int) -> None:
-    """Start the process's peak anew (Linux: man 5 proc, clear_refs)."""
-    file = Path(f"/proc/{pid}/clear_refs")
-    if file.exists():
-        file.write_text("5")
-
-
-def _peak_memory(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status")
-    if not status.exists():
-        return 0
-    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024
