@@ -3,9 +3,20 @@
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxPriorReduxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 Weights = dict[str, torch.Tensor]
 
@@ -51,6 +62,27 @@ def flux_pipeline(flux: Path, clip_l: Path, t5: Path, comfyui: Path) -> FluxPipe
         text_encoder_2=t5_encoder(_float_weights(t5)),
         tokenizer_2=T5TokenizerFast.from_pretrained(comfyui / "comfy" / "text_encoders" / "t5_tokenizer"),
         transformer=transformer(_float_weights(flux)),
+    )
+
+
+def redux_pipeline(siglip: Path, redux: Path, config: SiglipVisionConfig, flux: FluxPipeline) -> FluxPriorReduxPipeline:
+    """The pipeline that puts a picture's tokens behind a prompt's, with the text encoders of `flux`."""
+    vision, adapter = SiglipVisionModel(config), _float_weights(redux)
+    weights = _float_weights(siglip)
+    wanted = vision.state_dict()
+    renamed = {name if name in wanted else name.removeprefix("vision_model."): x for name, x in weights.items()}
+    vision.load_state_dict(renamed)
+    embedder = ReduxImageEncoder(config.hidden_size, len(adapter["redux_down.bias"]))
+    embedder.load_state_dict(adapter)
+    side = {"height": config.image_size, "width": config.image_size}
+    return FluxPriorReduxPipeline(
+        image_encoder=vision.eval(),
+        feature_extractor=SiglipImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        image_embedder=embedder.eval(),
+        text_encoder=flux.text_encoder,
+        tokenizer=flux.tokenizer,
+        text_encoder_2=flux.text_encoder_2,
+        tokenizer_2=flux.tokenizer_2,
     )
 
 

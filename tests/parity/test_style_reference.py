@@ -3,8 +3,12 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from dev import small_model
 
 from .conftest import execute
 
@@ -73,6 +77,34 @@ def with_dense_mask(conditioning, bias, height=16, width=24):
     values = {name: value for name, value in values.items() if name != "model_conds"}
     shape = (height // 2, width // 2)
     return [[text, values | {"attention_mask": bias(tokens)[None], "attention_mask_img_shape": shape}]]
+
+
+def test_one_whole_reference_at_full_strength_is_redux_of_diffusers(
+    comfy, loaded, refer, sample, style_files, siglip_config, encode
+):
+    from tests.parity.reference import flux_pipeline, redux_pipeline
+
+    folder, text = small_model.FOLDER, "a red circle above a yellow star on a blue background"
+    flux = flux_pipeline(folder / small_model.FLUX, folder / small_model.CLIP_L, folder / small_model.T5, comfy.root)
+    (_, siglip), (_, redux) = style_files
+    prior = redux_pipeline(siglip, redux, siglip_config, flux)
+    pixels = np.random.default_rng(0).integers(0, 256, (84, 84, 3), np.uint8)
+    theirs = flux(
+        **prior(Image.fromarray(pixels), prompt=text),
+        guidance_scale=4.5,
+        num_inference_steps=28,
+        width=256,
+        height=144,
+        generator=torch.Generator().manual_seed(5),
+        output_type="latent",
+    ).images
+    theirs = flux._unpack_latents(theirs, 144, 256, flux.vae_scale_factor)
+
+    positive, _ = encode(text)
+    picture = torch.from_numpy(pixels)[None].float() / 255
+    model, conditioning = refer(picture, conditioning=positive, strength=1.0, use_as="image prompt")
+    ours = sample(empty(height=18, width=32), conditioning, model=model, seed=5)
+    assert error(loaded.model.model.process_latent_in(ours), theirs) < 1e-3
 
 
 def test_one_whole_reference_at_full_strength_is_core_redux_bit_for_bit(
