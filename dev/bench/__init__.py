@@ -14,7 +14,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="python3 dev bench",
         description="Measures the text-to-image workflow against the same job on ComfyUI's own nodes (time, CPU "
         "time, peak memory, identical pictures), the pack's import time, the header check of a 12 GB file, and what "
-        "style references cost at the widths of FLUX.1.",
+        "style references cost, with the small model and at the widths of FLUX.1.",
     )
     parser.add_argument("--pairs", type=int, default=20, help="pictures made by each side (default 20)")
     return parser.parse_args(arguments)
@@ -23,18 +23,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Print every figure; 1 when the two workflows did not make identical pictures."""
     pairs = parse(arguments).pairs
-    from dev.bench import (
-        header_check,
-        import_time,
-        style_reference,
-        text_to_image,
-    )  # with packages that only the environment has
+    # With packages that only the environment has.
+    from dev.bench import header_check, import_time, style_reference, text_to_image
 
     with tempfile.TemporaryDirectory() as folder:
         with ComfyHost(Path(folder) / "comfyui", small_model.FILES) as host:
             say(import_time.report(host))
             result = text_to_image.compare(host, pairs)
+            references = style_reference.small_model_report(host)
         say(result.report())
         say(header_check.report(Path(folder)))
+    say(references)
     say(style_reference.report())
     return 0 if result.identical else 1

@@ -1,5 +1,10 @@
-"""What three style references cost: at the widths of FLUX.1, in this process, beside ComfyUI's own Redux nodes."""
+"""What three style references cost.
 
+At the widths of FLUX.1, in this process, beside ComfyUI's own Redux nodes; and with the small model through the shipped
+workflows, where ComfyUI's own nodes cannot load encoders this small.
+"""
+
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -7,12 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
-from dev.environment import comfyui_root
-from krea.recipe import REFERENCES, STYLE_DETAIL
+from dev import small_model
+from dev.client import Graph
+from dev.environment import ROOT, comfyui_root
+from dev.host import ComfyHost
+from krea.recipe import REFERENCES, STEPS, STYLE_DETAIL
 from krea.style import Keys, biased_attention
 
 from .memory import forget_peak_memory, peak_memory
+from .text_to_image import timed
 
 TEXT_TOKENS, LATENT_SIDE, REDUX_TOKENS = 512, 128, 729  # a picture of 1024 x 1024 px has 4096 image tokens
 DETAIL_TOKENS = int(STYLE_DETAIL.default) ** 2
@@ -51,6 +61,39 @@ def report(rounds: int = 3) -> str:
         )
     lines.append(f"  (bound: {cases[1].name} at most 1.10)")
     return "\n".join(lines)
+
+
+def small_model_report(host: ComfyHost, pairs: int = 2) -> str:
+    """A picture of 1024x1024 px without and with three references, turn by turn; one of each unmeasured before."""
+    rng = np.random.default_rng(0)
+    for number in range(REFERENCES):
+        pixels = rng.integers(0, 256, (256, 256, 3), np.uint8)
+        Image.fromarray(pixels).save(host.input_dir / f"bench_{number}.png")
+    seconds: dict[str, list[float]] = {"text_to_image": [], "style_mix": []}
+    for number in range(pairs + 1):
+        for workflow, times in seconds.items():
+            times.append(timed(host, _graph(workflow, seed=number)).seconds)
+    without, with_references = (np.array(times[1:]) for times in seconds.values())
+    return (
+        f"three style references, small model at 1024x1024, {int(STEPS.minimum)} steps, {pairs} pictures a side: "
+        f"{np.median(with_references):.2f} s, none {np.median(without):.2f} s: "
+        f"ratio {np.median(with_references / without):.3f} (bound 1.10)"
+    )
+
+
+def _graph(workflow: str, seed: int) -> Graph:
+    graph = json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text(encoding="utf-8"))
+    graph = small_model.for_small_model(graph)
+    pictures = iter(range(REFERENCES))
+    changes = {
+        "LoadImage": lambda: {"image": f"bench_{next(pictures)}.png"},
+        "FluxKreaAspectRatioLatent": lambda: {"aspect_ratio": "1:1", "resolution": "1K"},
+        "FluxKreaSampler": lambda: {"seed": seed, "steps": int(STEPS.minimum)},
+    }
+    for node in graph.values():
+        if node["class_type"] in changes:
+            node["inputs"] |= changes[node["class_type"]]()
+    return graph
 
 
 def _cases() -> list[Case]:

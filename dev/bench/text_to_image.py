@@ -73,7 +73,7 @@ def compare(host: ComfyHost, pairs: int) -> Comparison:
     for number in range(pairs + 1):
         sides = [(ours, _krea_graph(number)), (core, _core_graph(number))]
         for runs, graph in sides if number % 2 else reversed(sides):
-            runs.append(_run(host, graph))
+            runs.append(timed(host, graph))
     return Comparison(ours[1:], core[1:])
 
 
@@ -126,7 +126,8 @@ def _node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def _run(host: ComfyHost, graph: Graph) -> Run:
+def timed(host: ComfyHost, graph: Graph) -> Run:
+    """Run a graph that saves one picture."""
     pid = host.process.pid
     forget_peak_memory(pid)
     cpu_before = _cpu_seconds(pid)
