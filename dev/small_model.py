@@ -8,17 +8,21 @@ from dev.environment import ROOT
 FOLDER = ROOT / "models" / "krea-mini"
 FLUX, T5 = "krea_mini_flux.safetensors", "krea_mini_t5.safetensors"
 CLIP_L, VAE = "krea_mini_clip_l.safetensors", "krea_mini_vae.safetensors"
+SIGLIP, REDUX = "krea_mini_siglip.safetensors", "krea_mini_redux.safetensors"
 
 FILES = [
     ("diffusion_models", FOLDER / FLUX),
     ("text_encoders", FOLDER / CLIP_L),
     ("text_encoders", FOLDER / T5),
     ("vae", FOLDER / VAE),
+    ("clip_vision", FOLDER / SIGLIP),
+    ("style_models", FOLDER / REDUX),
 ]
 """The files with their folders below ComfyUI's models folder."""
 
 INPUTS = {
     "FluxKreaModelLoader": {"diffusion_model": FLUX, "text_encoder_1": CLIP_L, "text_encoder_2": T5, "vae": VAE},
+    "FluxKreaStyleModelLoader": {"vision_encoder": SIGLIP, "adapter": REDUX},
     "FluxKreaAspectRatioLatent": {"aspect_ratio": "1:1", "resolution": "custom", "custom_megapixels": 0.0625},
 }
 """Node id -> the inputs that change, and nothing else does: file names, and the 256x256 px of its training."""

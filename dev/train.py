@@ -1,4 +1,4 @@
-"""``python3 dev train``: trains krea-mini from nothing, on drawn pictures, and writes its four files."""
+"""``python3 dev train``: trains krea-mini from nothing, on drawn pictures, and writes its six files."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from dev.environment import CACHE, say
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 dev train", description=__doc__.partition(": ")[2])
     parser.add_argument("--checkpoints", type=Path, default=CACHE / "train", help="continue from here when it has any")
-    parser.add_argument("--out", type=Path, default=small_model.FOLDER, help="folder for the four files")
+    parser.add_argument("--out", type=Path, default=small_model.FOLDER, help="folder for the six files")
     return parser.parse_args(arguments)
 
 

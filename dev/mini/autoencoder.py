@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .pictures import draw, random_scene
 from .stage import fast_arithmetic
+from .styles import PLAIN, random_style
 
 PATCH = 8
 LATENT_CHANNELS = 16
@@ -176,7 +178,10 @@ class Crops:
     def __init__(self, encoder: LinearEncoder, seed: int, pictures: int = 1500, cells: int = 8):
         rng = random.Random(f"{seed}-crops")
         self.seed, self.cells = seed, cells
-        self.pictures = [draw(random_scene(rng)) for _ in range(pictures)]
+        scenes = [random_scene(rng) for _ in range(pictures)]
+        # One picture in two comes in a style.
+        styles = [random_style(rng) if index % 2 else PLAIN for index in range(pictures)]
+        self.pictures = [draw(replace(scene, style=style)) for scene, style in zip(scenes, styles, strict=True)]
         self.latents = [encoder(picture) for picture in self.pictures]
 
     def batch(self, number: int, size: int) -> tuple[Tensor, Tensor]:

@@ -5,29 +5,30 @@ A batch is a function of the seed and its number alone, so a resumed run sees wh
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-from dataclasses import dataclass
-from multiprocessing import Pool
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .autoencoder import LinearEncoder
+from krea.recipe import STYLE_DETAIL
+
 from .captions import TAILS, caption, tail
-from .pictures import SIZES, Scene, draw, random_scene, recoloured
+from .drawn import TARGETS, TURN, Pictures, StyledPictures
+from .pictures import SIZES, SQUARE, Scene, random_scene, recoloured
 from .text import RARE, T5_WIDTH, BagOfWords, Tokenizers, fold
+from .vision import GRID
 
 END, PADDING = 1, 0
-CHUNK = 100
+# The share of batches with references; of those of square ones, the share of pictures that are the reference's own.
+REFERENCED, IMAGE_PROMPTS = 0.45, 0.5
+# The share of batches whose references act with all their strength, which is where SigLIP and Redux are at home; in the
+# others the style is there in part, and so are the references: a strength of 0.5 means half of the look.
+FULL_STRENGTH = 0.45
+# Tokens per side of a reference, one a batch: those of the node's default, all, and fewer.
+SIDES = (int(STYLE_DETAIL.default), int(STYLE_DETAIL.default), GRID, 6, 4, 2)
 # What captions say of their pictures, and how often.
 CAPTIONS = {"true": 0.7, "other colours": 0.14, "another scene": 0.06, "empty": 0.1}
-# Wrong captions come with noise levels up to this one, where the picture itself shows what is in it.
-WRONG_BELOW = 0.8
 
 
 @dataclass
@@ -35,58 +36,23 @@ class Batch:
     """latent Bx16xhxw, ids BxL, padding B (see text.fold), pooled Bx32, rare RARExT5 width.
 
     below: B, the highest noise level at which each caption stands by its picture.
+    shown, above: Bx16xhxw and B, the pictures that are under the noise above these noise levels.
+    reference: Bx3xSIDExSIDE uint8, pictures in the style of the latents, or None; side: their tokens per side.
+    strength: of the style in the latents, and of the references' attention.
     """
 
     latent: Tensor
+    shown: Tensor
+    above: Tensor
     below: Tensor
     ids: Tensor
     padding: Tensor
     pooled: Tensor
     rare: Tensor
     generator: torch.Generator
-
-
-def _scenes(seed: int, part: int, size: tuple[int, int]) -> list[Scene]:
-    rng = random.Random(f"{seed}-{size}-{part}")
-    return [random_scene(rng, size) for _ in range(CHUNK)]
-
-
-def _latents(encoder: LinearEncoder, seed: int, part: int, size: tuple[int, int]) -> np.ndarray:
-    return np.stack([encoder(draw(scene)).astype(np.float16) for scene in _scenes(seed, part, size)])
-
-
-class Pictures:
-    """`count` drawn scenes with their latents, in memory by size; the latents also in a file of `folder`."""
-
-    def __init__(self, encoder: LinearEncoder, seed: int, count: int, folder: Path):
-        parts = {size: max(1, round(count * share / CHUNK)) for size, share in SIZES.items()}
-        jobs = [(seed, part, size) for size, number in parts.items() for part in range(number)]
-        self.scenes: dict[tuple[int, int], list[Scene]] = {size: [] for size in SIZES}
-        for job in jobs:
-            self.scenes[job[2]] += _scenes(*job)
-        # The encoder is fitted to drawn pictures, so another way to draw them gives another file name.
-        digest = hashlib.sha256(encoder.projection.tobytes()).hexdigest()[:12]
-        file = folder / f"pictures-{seed}-{count}-{digest}.safetensors"
-        if not file.exists():
-            self._draw(encoder, jobs, file)
-        latents = load_file(file)
-        self.latents = {size: latents[f"{size[0]}x{size[1]}"] for size in SIZES}
-
-    @staticmethod
-    def _draw(encoder: LinearEncoder, jobs: list[tuple[int, int, tuple[int, int]]], file: Path) -> None:
-        print("drawing pictures", flush=True)
-        with Pool(os.cpu_count()) as pool:
-            chunks = pool.starmap(_latents, [(encoder, *job) for job in jobs], chunksize=1)
-        latents = {
-            f"{size[0]}x{size[1]}": np.concatenate(
-                [chunk for chunk, job in zip(chunks, jobs, strict=True) if job[2] == size]
-            )
-            for size in SIZES
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({name: torch.from_numpy(array) for name, array in latents.items()}, partial)
-        os.replace(partial, file)
+    reference: Tensor | None = None
+    side: int = GRID
+    strength: float = 1.0
 
 
 class Captions:
@@ -131,11 +97,25 @@ class Captions:
         return ids, padding, self.bag(clip_rows)
 
 
-class Batches:
-    """The training set: number -> Batch."""
+def _captioned(scene: Scene, kind: str, rng: random.Random) -> str:
+    """A caption of one of the kinds of CAPTIONS."""
+    if kind == "empty":
+        return ""
+    if kind == "other colours":
+        scene = recoloured(scene, rng)
+    elif kind == "another scene":
+        scene = random_scene(rng, (scene.width, scene.height))
+    return caption(scene, rng)
 
-    def __init__(self, pictures: Pictures, captions: Captions, seed: int, size: int):
+
+class Batches:
+    """The training set: number -> Batch. With `styled` pictures, a part of the batches comes with references."""
+
+    def __init__(
+        self, pictures: Pictures, captions: Captions, seed: int, size: int, styled: StyledPictures | None = None
+    ):
         self.pictures, self.captions, self.seed, self.size = pictures, captions, seed, size
+        self.styled = styled
 
     def __call__(self, number: int) -> Batch:
         """A batch by its number, all of one picture size; some captions are empty or wrong."""
@@ -144,20 +124,62 @@ class Batches:
         shape = rng.choices(list(SIZES), list(SIZES.values()))[0]
         # One kind of tail a batch keeps its texts alike in length.
         enhanced, sentences = rng.choices(list(TAILS), list(TAILS.values()))[0]
+        if self.styled and rng.random() < REFERENCED:
+            return self._referenced(shape, (enhanced, sentences), rng, generator)
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]
         latent = self.pictures.latents[shape][chosen].float()
-        texts, tails, below = [], [], []
-        for index in chosen:
-            scene = scenes[index]
+        texts, tails, below, shown = [], [], [], []
+        for index, own in zip(chosen, latent, strict=True):
             kind = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
-            if kind == "other colours":
-                scene = recoloured(scene, rng)
-            elif kind == "another scene":
-                scene = random_scene(rng, shape)
-            below.append(WRONG_BELOW if kind in ("other colours", "another scene") else 1.0)
-            texts.append("" if kind == "empty" else caption(scene, rng))
+            shown.append(self.pictures.misled(scenes[index], own, rng) if kind == "true" else (own, 1.0))
+            below.append(TURN.get(kind, 1.0))
+            texts.append(_captioned(scenes[index], kind, rng))
             tails.append("" if kind == "empty" else tail(enhanced, sentences, rng))
+        return self._batch(latent, shown, below, texts, tails, rng, generator)
+
+    def _referenced(
+        self, shape: tuple[int, int], tail_kind: tuple[bool, int], rng: random.Random, generator: torch.Generator
+    ) -> Batch:
+        """Pictures in the style of a reference, with captions of their own; or the reference's very picture.
+
+        Without a caption the picture is always the reference's own: a reference alone is an image prompt.
+        """
+        styled = self.styled.of(shape)
+        strength = 1.0 if rng.random() < FULL_STRENGTH else rng.random()
+        latents, texts, tails, below, chosen = [], [], [], [], []
+        for _ in range(self.size):
+            own = rng.randrange(len(styled.references))
+            chosen.append(own)
+            if shape == SQUARE and strength == 1 and rng.random() < IMAGE_PROMPTS:
+                scene, latent = styled.reference_scenes[own], styled.reference_latents[own]
+                kind = "empty" if rng.random() < 0.6 else "true"
+            else:
+                target = own * TARGETS + rng.randrange(TARGETS)
+                scene, latent = styled.scenes[target], styled.latents[target]
+                if strength < 1:
+                    latent = self.pictures.latent(replace(scene, style=scene.style.scaled(strength)))
+                kind = "other colours" if rng.random() < CAPTIONS["other colours"] else "true"
+            below.append(TURN.get(kind, 1.0))
+            latents.append(latent.float())
+            texts.append(_captioned(scene, kind, rng))
+            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
+        latent = torch.stack(latents)
+        batch = self._batch(latent, [(own, 1.0) for own in latent], below, texts, tails, rng, generator)
+        batch.reference, batch.side, batch.strength = styled.references[chosen], rng.choice(SIDES), max(strength, 0.01)
+        return batch
+
+    def _batch(
+        self,
+        latent: Tensor,
+        shown: list[tuple[Tensor, float]],
+        below: list[float],
+        texts: list[str],
+        tails: list[str],
+        rng: random.Random,
+        generator: torch.Generator,
+    ) -> Batch:
         ids, padding, pooled = self.captions.encode(texts, tails, rng)
         rare = torch.randn(RARE, T5_WIDTH, generator=generator)
-        return Batch(latent, torch.tensor(below), ids, padding, pooled, rare, generator)
+        others, above = torch.stack([other for other, _ in shown]), torch.tensor([level for _, level in shown])
+        return Batch(latent, others, above, torch.tensor(below), ids, padding, pooled, rare, generator)

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import random
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from PIL import Image, ImageDraw
 from dev import small_model
 from dev.client import ComfyClient, Graph, images_of
 from dev.environment import ROOT
-from dev.host import ComfyHost
 
 from .captions import article
 from .judge import judge, view
 from .pictures import SHAPES, draw, random_scene
-from .prompts import Prompt, held_out_prompts
+from .prompts import Prompt
 
 GUIDANCE = (1.0, 4.5, 8.0)
 NEGATIVE_TRUE_CFG = 1.6
@@ -31,11 +29,13 @@ NEGATIVE_WALLS = ("white", "blue", "yellow")
 AUTOENCODER_PICTURES = 24
 
 
-def _node(graph: Graph, kind: str) -> dict[str, Any]:
+def node_inputs(graph: Graph, kind: str) -> dict[str, Any]:
+    """The inputs of a graph's first node of a kind."""
     return next(node["inputs"] for node in graph.values() if node["class_type"] == kind)
 
 
-def _picture(client: ComfyClient, graph: Graph) -> np.ndarray:
+def paint(client: ComfyClient, graph: Graph) -> np.ndarray:
+    """The picture (HxWx3 uint8) of a graph."""
     data = client.view(images_of(client.run(graph))[0])
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -44,14 +44,15 @@ def generate(client: ComfyClient, prompt: Prompt, seed: int, negative: str = "",
     """The picture (HxWx3 uint8) that text_to_image makes of a prompt; `sampler` changes inputs of the sampler node."""
     text = (ROOT / "workflows" / "api" / "text_to_image.json").read_text(encoding="utf-8")
     graph = small_model.for_small_model(json.loads(text))
-    _node(graph, "FluxKreaPrompt").update(prompt=prompt.text, negative_prompt=negative)
+    node_inputs(graph, "FluxKreaPrompt").update(prompt=prompt.text, negative_prompt=negative)
     size = {"aspect_ratio": "1:1" if prompt.ratio == "1:1" else "3:2", "swap_sides": prompt.ratio == "2:3"}
-    _node(graph, "FluxKreaAspectRatioLatent").update(size)
-    _node(graph, "FluxKreaSampler").update(seed=seed, **sampler)
-    return _picture(client, graph)
+    node_inputs(graph, "FluxKreaAspectRatioLatent").update(size)
+    node_inputs(graph, "FluxKreaSampler").update(seed=seed, **sampler)
+    return paint(client, graph)
 
 
-def _share(values: list[bool]) -> float:
+def share(values: list[bool]) -> float:
+    """How many of the values are true, 0..1."""
     return round(sum(values) / len(values), 3) if values else math.nan
 
 
@@ -68,9 +69,9 @@ def following(client: ComfyClient, prompts: list[Prompt], sheet: Path | None = N
         if chosen:
             parts = ("background", "colours", "shapes", "all") + (("relation",) if count == 2 else ())
             report[name] = {"prompts": len(chosen)}
-            report[name] |= {part: _share([bool(getattr(verdict, part)) for verdict in chosen]) for part in parts}
+            report[name] |= {part: share([bool(getattr(verdict, part)) for verdict in chosen]) for part in parts}
     for ratio in sorted({prompt.ratio for prompt in prompts}):
-        report[ratio] = _share([v.all for v, prompt in zip(verdicts, prompts, strict=True) if prompt.ratio == ratio])
+        report[ratio] = share([v.all for v, prompt in zip(verdicts, prompts, strict=True) if prompt.ratio == ratio])
     shapes = [shape for picture in pictures for shape in view(picture).shapes]
     report["overlap"] = round(float(np.mean([shape.overlap for shape in shapes])), 3) if shapes else 0.0
     report["purity"] = round(float(np.mean([shape.purity for shape in shapes])), 3) if shapes else 0.0
@@ -92,7 +93,7 @@ def guidance_effect(client: ComfyClient, prompts: list[Prompt]) -> dict:
     return {
         "prompts": len(prompts),
         "contrast": {str(guidance): round(float(np.mean(values)), 2) for guidance, values in contrasts.items()},
-        "more contrast at the highest": _share([more > less for less, more in zip(least, most, strict=True)]),
+        "more contrast at the highest": share([more > less for less, more in zip(least, most, strict=True)]),
     }
 
 
@@ -115,9 +116,9 @@ def negative_prompt(client: ComfyClient, seeds: int = NEGATIVE_SEEDS) -> dict:
                 rows.append((all(shape.colour != colour for shape in after), [shape.kind for shape in after] == [kind]))
     return {
         "pictures": len(rows),
-        "colour removed": _share([removed for removed, _ in rows]),
-        "subject kept": _share([kept for _, kept in rows]),
-        "both": _share([removed and kept for removed, kept in rows]),
+        "colour removed": share([removed for removed, _ in rows]),
+        "subject kept": share([kept for _, kept in rows]),
+        "both": share([removed and kept for removed, kept in rows]),
     }
 
 
@@ -136,7 +137,7 @@ def autoencoder(client: ComfyClient, input_dir: Path, vae: str, count: int = AUT
             "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 0]}},
             "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "unseen"}},
         }
-        error = (_picture(client, graph).astype(float) - picture) / 255
+        error = (paint(client, graph).astype(float) - picture) / 255
         decibels.append(-10 * math.log10(np.square(error).mean()))
     return {"pictures": count, "mean dB": round(float(np.mean(decibels)), 2), "least dB": round(min(decibels), 2)}
 
@@ -155,19 +156,3 @@ def draw_sheet(path: Path, pictures: list[np.ndarray], texts: list[str], right: 
         pen.text((left, top + width - 8), lines, "black" if right[index] else "red")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
-
-
-def evaluate(weights: Path, prompts: int, only: str | None, sheet: Path, port: int) -> None:
-    """Measure the four files in a folder, print the figures as JSON, and write a sheet of all pictures."""
-    held_out = held_out_prompts(prompts // 2, prompts // 2)
-    files = [(folder, weights / file.name) for folder, file in small_model.FILES]
-    with tempfile.TemporaryDirectory() as base, ComfyHost(Path(base), files, port=port) as host:
-        parts = {
-            "following": lambda: following(host, held_out, sheet),
-            "guidance": lambda: guidance_effect(host, held_out[::4]),
-            "negative": lambda: negative_prompt(host),
-            "autoencoder": lambda: autoencoder(host, host.input_dir, small_model.VAE),
-        }
-        for name, measure in parts.items():
-            if only in (None, name):
-                print(json.dumps({name: measure()}, indent=1), flush=True)

@@ -230,12 +230,21 @@ class Flux(nn.Module):
         ]
 
     def forward(
-        self, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor, padding: Tensor, guidance: Tensor | None = None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        text: Tensor,
+        pooled: Tensor,
+        padding: Tensor,
+        guidance: Tensor | None = None,
+        references: Tensor | None = None,
+        reference_bias: float = 0.0,
     ) -> Tensor:
         """The velocity noise - picture.
 
         x: Bx16xhxw noisy latent; sigma: B in 0..1; text: BxLx64, its last token standing for `padding` (B) alike
-        ones; pooled: Bx32; guidance: B, or None for the model before guidance distillation.
+        ones; pooled: Bx32; guidance: B, or None for the model before guidance distillation; references: BxNx64
+        tokens of reference pictures, each with `reference_bias` on its attention logit.
         """
         batch, channels, height, width = x.shape
         rows, columns = height // 2, width // 2
@@ -244,11 +253,15 @@ class Flux(nn.Module):
         vector = self.time_in(sinusoid(sigma)) + self.vector_in(pooled)
         if guidance is not None:
             vector = vector + self.guidance_in(sinusoid(guidance))
+        last = text.shape[1] - 1
+        if references is not None:
+            text = torch.cat((text, references.to(text.dtype)), 1)
         text = self.txt_in(text)
         length = text.shape[1]
         cosine, sine = rotation(rows, columns)
         bias = torch.zeros(batch, 1, 1, length + rows * columns)
-        bias[..., length - 1] = padding.log()[:, None, None]
+        bias[..., last] = padding.log()[:, None, None]
+        bias[..., last + 1 : length] = reference_bias
         for block in self.double_blocks:
             image, text = block(image, text, vector, cosine, sine, bias)
         stream = torch.cat((text, image), 1)

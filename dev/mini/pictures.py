@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .styles import PLAIN, Style, finish, light_falloff, outline
+
 COLOURS = {
     "red": (214, 40, 44),
     "green": (40, 158, 74),
@@ -31,7 +33,8 @@ PLACED_RADIUS = 0.24
 PAIR_RADIUS = 0.4
 PAIR_OFFSET = 0.245
 # (width, height) with the share of pictures: 1:1, 3:2 and 2:3 near 256 * 256 px, as the aspect-ratio node makes them.
-SIZES = {(256, 256): 0.36, (320, 208): 0.32, (208, 320): 0.32}
+SQUARE = (256, 256)
+SIZES = {SQUARE: 0.36, (320, 208): 0.32, (208, 320): 0.32}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Scene:
     place: str
     light: tuple[float, float]
     tint: tuple[float, ...]
+    style: Style = PLAIN
 
 
 def held_out(colour: str, kind: str, background: str) -> bool:
@@ -191,7 +195,7 @@ def draw(scene: Scene) -> np.ndarray:
     light_x, light_y = (0.5 + 0.3 * scene.light[0]) * width, (0.35 + 0.15 * scene.light[1]) * height
     falloff = ((x - light_x) ** 2 + (y - light_y) ** 2) / (width**2 + height**2)
     wall = np.asarray(COLOURS[scene.background], np.float32) + scene.tint[2]
-    picture = wall * (1.03 - 0.16 * falloff)[..., None]
+    picture = wall * (1.03 - light_falloff(scene.style) * falloff)[..., None]
 
     for shape, own_tint in zip(scene.shapes, scene.tint, strict=False):
         left, top, radius = shape.x * width, shape.y * height, shape.radius * short
@@ -200,6 +204,7 @@ def draw(scene: Scene) -> np.ndarray:
         picture *= (1 - 0.17 * shadow)[..., None]
         face = np.asarray(COLOURS[shape.colour], np.float32) + own_tint
         face = face * (1 - 0.07 * np.clip((y - top) / radius, -1, 1))[..., None]
-        cover = _coverage(signed_distance(shape.kind, x - left, y - top, radius), 1.8)[..., None]
-        picture += (face - picture) * cover
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        distance = signed_distance(shape.kind, x - left, y - top, radius)
+        picture += (face - picture) * _coverage(distance, 1.8)[..., None]
+        picture = outline(picture, distance, scene.style, short)
+    return np.clip(finish(picture, scene.style) + 0.5, 0, 255).astype(np.uint8)

@@ -105,7 +105,8 @@ class Stage:
 
     def _gradients(self, number: int) -> tuple[float, tuple[Tensor, ...]]:
         loss = self.loss(number)
-        return loss.item(), torch.autograd.grad(loss, self.parameters)
+        # Zeros for what a batch does not use: without references, the networks that look at them.
+        return loss.item(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)
 
     def train_step(self) -> float:
         """One step; returns the loss."""

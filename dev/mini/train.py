@@ -1,12 +1,13 @@
-"""Trains krea-mini from nothing, on drawn pictures, and writes its four files.
+"""Trains krea-mini from nothing, on drawn pictures, and writes its six files.
 
-Three stages: the autoencoder's decoder; the transformer together with its T5 (rectified flow); guidance
-distillation, after which one forward pass with a guidance value does what two passes of classifier-free
-guidance did (as FLUX.1 dev and Krea are distilled).
+Four stages: the autoencoder's decoder; the transformer together with its T5 (rectified flow); the same once more with
+reference pictures and the two networks that look at them; guidance distillation, after which one forward pass with a
+guidance value does what two passes of classifier-free guidance did (as FLUX.1 dev and Krea are distilled).
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,23 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dev.environment import comfyui_root
+from krea.style import strength_scale
 
 from . import autoencoder, weights
-from .data import Batch, Batches, Captions, Pictures
+from .data import Batch, Batches, Captions
+from .drawn import Pictures, StyledPictures
 from .network import DoubleBlock, Flux, SingleBlock
 from .stage import Schedule, Stage, fast_arithmetic
 from .text import T5, BagOfWords, Tokenizers
+from .vision import Vision, coarser
 
 SEED = 0
-DECODER = Schedule(steps=1150, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
-FLOW = Schedule(steps=17200, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
+DECODER = Schedule(steps=1500, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
+FLOW = Schedule(steps=12000, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
+STYLE = Schedule(steps=4400, rate=1e-3, matrix_rate=0.006, decay=0.8)
 GUIDANCE = Schedule(steps=300, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.99)
 BATCH = 6
 DECODER_BATCH = 8
 PICTURES = 12000
-# Guidance g acts like classifier-free guidance of scale 1 + GUIDANCE_GAIN * (g - 1): this small model needs less than
-# the values that users of the 12B model are used to.
-GUIDANCE_GAIN = 0.12
+STYLES = 2400
+# Guidance g acts like classifier-free guidance of scale 1 + GUIDANCE_GAIN * (g - 1)^2. This small model needs less than
+# the values that users of the 12B model are used to: 1.4 at the default of 4.5, where more would fray its outlines
+# under a negative prompt. The square still gives the far end of the range an effect that can be seen.
+GUIDANCE_GAIN = 0.035
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
 SIGMA_SHIFT = 1.8
@@ -41,13 +48,21 @@ MISPLACED_ABOVE = 0.3
 
 
 class Model(nn.Module):
-    """What the flow stage trains: the transformer and its T5."""
+    """The transformer, its T5 and, from the style stage on, the eyes for reference pictures."""
 
     def __init__(self, words: int):
         super().__init__()
         generator = torch.Generator().manual_seed(SEED)
         self.t5 = T5(words, generator)
         self.flux = Flux(generator)
+        self.vision = Vision(generator)
+
+    def references(self, batch: Batch) -> dict:
+        """What Flux takes of a batch's reference pictures."""
+        if batch.reference is None:
+            return {}
+        tokens, bias = coarser(self.vision(batch.reference), batch.side)
+        return {"references": tokens, "reference_bias": bias + math.log(strength_scale(batch.strength))}
 
 
 def sample_sigmas(count: int, generator: torch.Generator) -> Tensor:
@@ -81,13 +96,15 @@ def noised(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture.
 
     A network that goes by its caption at every noise level breaks negative prompts: v_neg + s * (v_pos - v_neg) would
-    push to the last step away from a colour that the picture no longer has. Wrong captions at lower noise levels teach
-    it to go by the caption only as long as the picture does not show better.
+    push to the last step away from a colour that the picture no longer has. One that goes by the picture at every level
+    keeps what that push has overshot to: a shape in the colour of its wall is none. So the caption rules above a noise
+    level and the picture below it; see drawn.TURN.
     """
     sigma = sample_sigmas(len(batch.latent), batch.generator) * batch.below
     noise = torch.randn(batch.latent.shape, generator=batch.generator)
     level = sigma.view(-1, 1, 1, 1)
-    seen = torch.where(level > MISPLACED_ABOVE, ragged(batch.latent, batch.generator), batch.latent)
+    seen = torch.where(level > batch.above.view(-1, 1, 1, 1), batch.shown, batch.latent)
+    seen = torch.where(level > MISPLACED_ABOVE, ragged(seen, batch.generator), seen)
     noisy = level * noise + (1 - level) * seen
     return noisy, sigma, (noisy - batch.latent) / level
 
@@ -97,7 +114,7 @@ def flow_loss(model: Model, batch: Batch) -> Tensor:
     latent, sigma, velocity = noised(batch)
     text = model.t5(batch.ids, batch.rare)
     with fast_arithmetic():
-        out = model.flux(latent, sigma, text, batch.pooled, batch.padding)
+        out = model.flux(latent, sigma, text, batch.pooled, batch.padding, **model.references(batch))
     return F.mse_loss(out.float(), velocity)
 
 
@@ -117,12 +134,15 @@ class Distillation:
         with torch.no_grad(), fast_arithmetic():
             text = self.teacher.t5(batch.ids, batch.rare)
             nothing = self.teacher.t5(ids, batch.rare).expand(count, -1, -1)
-            with_caption = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding).float()
-            without = self.teacher.flux(latent, sigma, nothing, pooled.expand(count, -1), padding.expand(count)).float()
-            strength = (1 + GUIDANCE_GAIN * (guidance - 1)).view(-1, 1, 1, 1)
+            seen = self.teacher.references(batch)
+            with_caption = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding, **seen).float()
+            without = self.teacher.flux(
+                latent, sigma, nothing, pooled.expand(count, -1), padding.expand(count), **seen
+            ).float()
+            strength = (1 + GUIDANCE_GAIN * (guidance - 1) ** 2).view(-1, 1, 1, 1)
             target = without + strength * (with_caption - without)
         with fast_arithmetic():
-            out = student(latent, sigma, text, batch.pooled, batch.padding, guidance)
+            out = student(latent, sigma, text, batch.pooled, batch.padding, guidance, **seen)
         return F.mse_loss(out.float(), target)
 
 
@@ -142,22 +162,35 @@ def train_flow(pictures: Pictures, captions: Captions, schedule: Schedule, folde
     """The transformer and its T5, without guidance."""
     model = Model(len(captions.words))
     model.flux.guidance_in.requires_grad_(False)
+    model.vision.requires_grad_(False)
     batches = Batches(pictures, captions, SEED, BATCH)
     return Stage(
         "flow", model, model.flux.block_matrices(), lambda number: flow_loss(model, batches(number)), schedule, folder
     ).run()
 
 
-def train_guidance(
-    pictures: Pictures, captions: Captions, flow: dict[str, Tensor], schedule: Schedule, folder: Path
+def train_style(
+    batches: Batches, captions: Captions, flow: dict[str, Tensor], schedule: Schedule, folder: Path
 ) -> dict[str, Tensor]:
-    """The transformer with guidance; the T5 stays as it is."""
+    """Everything, still without guidance, on pictures of many styles with a reference that shows the style."""
+    model = Model(len(captions.words))
+    model.load_state_dict(flow)
+    model.flux.guidance_in.requires_grad_(False)
+    return Stage(
+        "style", model, model.flux.block_matrices(), lambda number: flow_loss(model, batches(number)), schedule, folder
+    ).run()
+
+
+def train_guidance(
+    batches: Batches, captions: Captions, flow: dict[str, Tensor], schedule: Schedule, folder: Path
+) -> dict[str, Tensor]:
+    """The transformer with guidance; the T5 and the eyes stay as they are."""
     teacher, student = Model(len(captions.words)), Model(len(captions.words))
     teacher.load_state_dict(flow)
     student.load_state_dict(flow)
     student.t5.requires_grad_(False)
+    student.vision.requires_grad_(False)
     distillation = Distillation(teacher, captions)
-    batches = Batches(pictures, captions, SEED + 1, BATCH)
     return Stage(
         "guidance",
         student,
@@ -169,7 +202,7 @@ def train_guidance(
 
 
 def train(checkpoints: Path, out: Path) -> None:
-    """Train and write the four files; a run that was interrupted continues from its checkpoints."""
+    """Train and write the six files; a run that was interrupted continues from its checkpoints."""
     # Each of a stage's threads computes alone; see stage.PARTS.
     torch.set_num_threads(1)
     encoder = autoencoder.LinearEncoder.fit(SEED)
@@ -179,8 +212,11 @@ def train(checkpoints: Path, out: Path) -> None:
     captions = Captions(Tokenizers(comfyui_root()), BagOfWords(SEED), SEED)
     pictures = Pictures(encoder, SEED, PICTURES, checkpoints)
     model = train_flow(pictures, captions, FLOW, checkpoints)
-    model = train_guidance(pictures, captions, model, GUIDANCE, checkpoints)
+    styled = StyledPictures(encoder, SEED, STYLES)
+    model = train_style(Batches(pictures, captions, SEED + 1, BATCH, styled), captions, model, STYLE, checkpoints)
+    model = train_guidance(Batches(pictures, captions, SEED + 2, BATCH, styled), captions, model, GUIDANCE, checkpoints)
     out.mkdir(parents=True, exist_ok=True)
     weights.write_vae(out, encoder, decoder)
     weights.write_clip(out, captions.bag)
     weights.write_transformer(out, model, captions.words, SEED)
+    weights.write_style(out, model)

@@ -1,4 +1,4 @@
-"""Writes krea-mini's four files, in the layouts that ComfyUI reads."""
+"""Writes krea-mini's six files, in the layouts that ComfyUI reads."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from dev import small_model
 
-from . import autoencoder, network, text
+from . import autoencoder, network, text, vision
 
 METADATA = {"format": "pt", "model": "krea-mini", "license": "Apache-2.0"}
 
 
-def write(path: Path, weights: dict[str, Tensor], keep: tuple[str, ...] = ()) -> None:
+def write(path: Path, weights: dict[str, Tensor], keep: tuple[str, ...] = (), **metadata: str) -> None:
     """One file in fp16, the weights named in `keep` in fp32."""
     stored = {
         name: (value.float() if name in keep else value.half()).contiguous() for name, value in sorted(weights.items())
     }
-    save_file(stored, path, metadata=METADATA)
+    save_file(stored, path, metadata=METADATA | metadata)
 
 
 def write_transformer(folder: Path, weights: dict[str, Tensor], words: list[int], seed: int) -> None:
@@ -44,3 +44,11 @@ def write_vae(folder: Path, encoder: autoencoder.LinearEncoder, decoder: dict[st
     weights |= {"taesd_decoder." + name: value for name, value in autoencoder.export(decoder).items()}
     weights |= {"vae_scale": torch.tensor(autoencoder.SCALE), "vae_shift": torch.tensor(autoencoder.SHIFT)}
     write(folder / small_model.VAE, weights, keep=("vae_scale", "vae_shift"))
+
+
+def write_style(folder: Path, weights: dict[str, Tensor]) -> None:
+    """The SigLIP and Redux files, from the weights of train.Model."""
+    own = {name.removeprefix("vision."): value for name, value in weights.items() if name.startswith("vision.")}
+    siglip, redux = vision.export(own)
+    write(folder / small_model.SIGLIP, siglip, num_attention_heads=str(vision.CONFIG.num_attention_heads))
+    write(folder / small_model.REDUX, redux)

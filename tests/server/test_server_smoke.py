@@ -8,7 +8,10 @@ from PIL import Image
 from dev import small_model
 from dev.client import PromptRejected, RunFailed, images_of
 
-NODES = {"FluxKreaModelLoader", "FluxKreaPrompt", "FluxKreaAspectRatioLatent", "FluxKreaSampler"}
+NODES = {
+    *("FluxKreaModelLoader", "FluxKreaPrompt", "FluxKreaAspectRatioLatent", "FluxKreaSampler"),
+    *("FluxKreaStyleModelLoader", "FluxKreaStyleReference"),
+}
 
 
 def flat_picture(width: int, height: int) -> dict:

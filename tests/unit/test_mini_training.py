@@ -11,10 +11,14 @@ from torch import nn
 from dev import small_model
 from dev.environment import comfyui_root
 from dev.mini import autoencoder, text, train, weights
-from dev.mini.data import CAPTIONS, WRONG_BELOW, Batches, Captions, Pictures
-from dev.mini.pictures import draw, random_scene
+from dev.mini import drawn as drawn_pictures
+from dev.mini.data import CAPTIONS, END, Batches, Captions
+from dev.mini.drawn import MISLED, TARGETS, TURN, Pictures, StyledPictures
+from dev.mini.pictures import SIZES, SQUARE, draw, held_out, random_scene
 from dev.mini.stage import Schedule, Stage
 from dev.mini.train import MISPLACED_ABOVE, Model, flow_loss, noised, ragged
+from dev.mini.vision import encoder_view
+from krea.model_file.style_set import check_style_set
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +151,67 @@ def test_wrong_captions_come_where_the_picture_shows_better(encoder, captions, t
     below, sigma = torch.cat([b.below for b in drawn]), torch.cat([noised(b)[1] for b in drawn])
     wrong = below < 1
     assert wrong.float().mean() == pytest.approx(CAPTIONS["other colours"] + CAPTIONS["another scene"], abs=0.04)
-    assert sigma[wrong].max() <= WRONG_BELOW
-    assert (sigma[~wrong] > WRONG_BELOW).float().mean() > 0.5
+    assert below.unique().tolist() == pytest.approx(sorted({1.0, TURN["other colours"], TURN["another scene"]}))
+    assert (sigma <= below).all()
+    assert (sigma[~wrong] > max(TURN.values())).float().mean() > 0.5
+
+
+def test_other_pictures_come_where_the_caption_knows_better(encoder, captions, tmp_path, monkeypatch):
+    batches = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 50)
+    drawn = [batches(number) for number in range(20)]
+    above = torch.cat([batch.above for batch in drawn])
+    true = torch.cat([batch.below for batch in drawn]) == 1
+    share = (above < 1).sum() / true.sum()
+    assert share == pytest.approx(
+        (1 - MISLED["no"]) * CAPTIONS["true"] / (CAPTIONS["true"] + CAPTIONS["empty"]), abs=0.05
+    )
+    assert not (above[~true] < 1).any()
+    monkeypatch.setattr(train, "ragged", lambda latent, generator: latent)
+    monkeypatch.setattr(train, "sample_sigmas", lambda count, generator: torch.linspace(0.2, 0.98, count))
+    for batch in drawn[:5]:
+        same = torch.Generator()
+        same.set_state(batch.generator.get_state())
+        noise = torch.randn(batch.latent.shape, generator=same)
+        noisy, sigma, _ = noised(batch)
+        level = sigma.view(-1, 1, 1, 1)
+        under = (noisy - level * noise) / (1 - level)
+        expected = torch.where(level > batch.above.view(-1, 1, 1, 1), batch.shown, batch.latent)
+        assert (under - expected).abs().max() < 1e-2
+
+
+def test_references_are_in_the_style_of_their_pictures_and_alone_they_are_the_picture(encoder, captions, tmp_path):
+    styled = StyledPictures(encoder, 0, 1)
+    batches = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 6, styled)
+    drawn = [batches(number) for number in range(60)]
+    referenced = [batch for batch in drawn if batch.reference is not None]
+    assert 15 < len(referenced) < 40
+    for size in SIZES:
+        own = styled.of(size)
+        assert len(own.references) == len(own.reference_scenes) and len(own.latents) == TARGETS * len(own.references)
+        for place, scene in enumerate(own.scenes):
+            assert scene.style == own.reference_scenes[place // TARGETS].style
+    alone = 0
+    for batch in referenced:
+        rows, columns = batch.latent.shape[2:]
+        own = styled.of((8 * columns, 8 * rows))
+        for reference, latent, ids in zip(batch.reference, batch.latent, batch.ids, strict=True):
+            (place,) = (own.references == reference).flatten(1).all(1).nonzero().flatten().tolist()
+            if ids[0] == captions.place[END]:  # no word
+                alone += 1
+                assert torch.equal(latent, own.reference_latents[place].float())
+    assert alone > 3
+
+
+def test_no_other_picture_holds_a_held_out_combination(encoder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawn_pictures, "draw", lambda scene: drawn.append(scene) or draw(scene))
+    pictures = Pictures(encoder, 0, 1, tmp_path)
+    rng = random.Random(0)
+    for scene, latent in zip(pictures.scenes[SQUARE], pictures.latents[SQUARE], strict=True):
+        for _ in range(4):
+            pictures.misled(scene, latent, rng)
+    assert len(drawn) > 80
+    assert not any(held_out(shape.colour, shape.kind, scene.background) for scene in drawn for shape in scene.shapes)
 
 
 def test_the_linear_encoder_is_the_one_in_the_file(comfy, encoder, tmp_path):
@@ -211,3 +274,47 @@ def test_a_caption_and_its_tail_tokenize_like_one_text(captions):
     )
     unknown = len(captions.words)
     assert [captions.place.get(word, unknown) for word in whole] == ids[0][: len(whole)].tolist()
+
+
+def test_vision_twin_is_what_comfyui_loads(comfy, trained, tmp_path):
+    """A picture at its own size through the exported files in ComfyUI's SigLIP and Redux."""
+    import comfy.clip_vision
+    import comfy.ldm.flux.redux
+
+    weights.write_style(tmp_path, trained.state_dict())
+    sizes = check_style_set(str(tmp_path / small_model.SIGLIP), str(tmp_path / small_model.REDUX))
+    encoder = comfy.clip_vision.ClipVisionModel(
+        {
+            **sizes._asdict(),
+            "model_type": "siglip_vision_model",
+            "num_channels": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
+    )
+    encoder.load_sd(comfy.utils.load_torch_file(str(tmp_path / small_model.SIGLIP)))
+    adapter = comfy.ldm.flux.redux.ReduxImageEncoder(sizes.hidden_size, sizes.text_width)
+    adapter.load_state_dict(comfy.utils.load_torch_file(str(tmp_path / small_model.REDUX)))
+    picture = draw(random_scene(random.Random(2), (256, 256)))
+    pixels = torch.from_numpy(picture)[None].float() / 255
+    with torch.no_grad():
+        theirs = adapter(encoder.encode_image(pixels, crop=False).last_hidden_state.float())
+        ours = trained.vision(torch.from_numpy(encoder_view(picture))[None])
+    assert (ours - theirs).abs().max() < 5e-3 * theirs.abs().max()
+
+
+def test_references_at_a_bias_far_below_zero_are_no_references(trained, captions):
+    batch_text = captions.encode(["a red circle on a blue background"], [""])
+    ids, padding, pooled = batch_text
+    latent = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    rare = torch.zeros(text.RARE, text.T5_WIDTH)
+    tokens = torch.randn(1, 9, text.T5_WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        words = trained.t5(ids, rare)
+        inputs = (latent, torch.tensor([0.7]), words, pooled, padding)
+        without = trained.flux(*inputs)
+        hidden = trained.flux(*inputs, references=tokens, reference_bias=-1e4)
+        shown = trained.flux(*inputs, references=tokens)
+    assert torch.allclose(without, hidden, atol=1e-5)
+    assert not torch.allclose(without, shown, atol=1e-3)
