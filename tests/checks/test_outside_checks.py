@@ -32,10 +32,14 @@ def stocked_machine(server, tmp_path_factory):
     """The nodes as a machine reports them that has the published model files in its folders."""
     nodes = server.object_info()
     names = {file.name for files in catalogue.FILES.values() for file in files}
-    inputs = nodes["FluxKreaModelLoader"]["input"]["required"]
-    for name in ("diffusion_model", "text_encoder_1", "text_encoder_2", "vae"):
-        options = inputs[name][0] if isinstance(inputs[name][0], list) else inputs[name][1]["options"]
-        options.extend(names)
+    for loader, files in (
+        ("FluxKreaModelLoader", ("diffusion_model", "text_encoder_1", "text_encoder_2", "vae")),
+        ("FluxKreaStyleModelLoader", ("vision_encoder", "adapter")),
+    ):
+        inputs = nodes[loader]["input"]["required"]
+        for name in files:
+            options = inputs[name][0] if isinstance(inputs[name][0], list) else inputs[name][1]["options"]
+            options.extend(names)
     path = tmp_path_factory.mktemp("nodes") / "object_info.json"
     path.write_text(json.dumps(nodes), encoding="utf-8")
     return path

@@ -1,6 +1,5 @@
 """What ComfyUI serves of the pack, and every shipped workflow run over HTTP with the small model."""
 
-import io
 import json
 import urllib.error
 from urllib.parse import quote
@@ -9,25 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dev.client import images_of
 from dev.environment import ROOT
 from dev.host import PACK_FOLDER
+from dev.mini.evaluate_style import referenced
 from dev.mini.judge import judge, view
 from dev.mini.pictures import COLOURS
+from dev.mini.style_judge import palette
+from dev.painters import reference as reference_picture
+from dev.painters import run
 from dev.workflows import API, ENGLISH, WORKFLOWS, english, read
 from krea.aspect_ratio import frame
 
 NODES = sorted(read(ENGLISH))
 NAMES = sorted(path.stem for path in API.iterdir())
-
-
-def run(server, graph, **changes):
-    """The picture of a graph after widget values were changed, HxWx3 uint8."""
-    for node in graph.values():
-        inputs = node["inputs"]
-        inputs.update({name: new for name, new in changes.items() if not isinstance(inputs.get(name, []), list)})
-    (image,) = images_of(server.run(graph))
-    return np.asarray(Image.open(io.BytesIO(server.view(image))).convert("RGB"))
 
 
 @pytest.fixture
@@ -83,34 +76,33 @@ def test_no_page_without_a_node(server):
 
 
 def test_every_workflow_has_its_run_here():
-    assert NAMES == ["image_to_image", "text_to_image"], "give the new workflow a test that runs and judges it"
+    tested = ["image_to_image", "style_mix", "style_reference", "text_to_image"]
+    assert NAMES == tested, "give the new workflow a test that runs and judges it"
 
 
-def test_text_to_image(server, small_graph):
+def test_text_to_image(server):
     prompt = "a red circle on a blue background"
-    picture = run(server, small_graph("text_to_image"), prompt=prompt, seed=1)
+    picture = run(server, "text_to_image", prompt=prompt, seed=1)
     assert picture.shape == (256, 256, 3)
     assert judge(picture, "blue", (("red", "circle"),)).all
 
 
-def test_text_to_image_at_3_2(server, small_graph):
+def test_text_to_image_at_3_2(server):
     """As shipped but for the area: the ratio of the graph itself."""
     size = frame("3:2", "custom", custom_megapixels=0.0625).size
     prompt = "a yellow circle on a purple background"
-    picture = run(server, small_graph("text_to_image"), prompt=prompt, aspect_ratio="3:2", seed=1)
+    picture = run(server, "text_to_image", prompt=prompt, aspect_ratio="3:2", seed=1)
     assert picture.shape == (size.height, size.width, 3)
     assert judge(picture, "purple", (("yellow", "circle"),)).all
 
 
-def test_image_to_image_keeps_less_of_the_drawing_the_higher_the_start_sigma(server, small_graph, drawing):
+def test_image_to_image_keeps_less_of_the_drawing_the_higher_the_start_sigma(server, drawing):
     """From little noise the drawing comes back as it was, though the prompt names another colour."""
     size = frame("1:1", "custom", custom_megapixels=0.0625, picture=(384, 256)).size
     drawn = np.asarray(Image.open(server.input_dir / drawing).convert("RGB").resize(size), np.float64)
     changes = dict(prompt="a green circle on a white background", image=drawing, seed=1)
-    pictures = [
-        run(server, small_graph("image_to_image"), start_sigma=sigma, **changes) for sigma in (0.05, 0.15, 0.3, 0.6)
-    ]
-    pictures.append(run(server, small_graph("image_to_image"), **changes))
+    pictures = [run(server, "image_to_image", start_sigma=sigma, **changes) for sigma in (0.05, 0.15, 0.3, 0.6)]
+    pictures.append(run(server, "image_to_image", **changes))
     assert all(picture.shape == (size.height, size.width, 3) for picture in pictures)
     distances = [float(np.abs(picture - drawn).mean()) for picture in pictures]
     assert distances == sorted(distances) and distances[-1] > 2 * distances[0]
@@ -120,3 +112,33 @@ def test_image_to_image_keeps_less_of_the_drawing_the_higher_the_start_sigma(ser
         assert kept.x == pytest.approx(120 / 384, abs=0.03)
     assert [shape.colour for shape in view(pictures[-1]).shapes] == ["green"]
     assert view(pictures[0]).background == view(pictures[-1]).background == "white"
+
+
+PROMPT = "a green circle on a white background"
+
+
+def test_style_reference_gives_the_palette_and_leaves_the_subject_to_the_prompt(server):
+    look = reference_picture("white", "black", "square", tint=(66.0, 48.0, 140.0), palette=1.0)
+    pictures = [
+        referenced(server, "style_reference", [look], PROMPT, 3, strength=strength)
+        for strength in (0.0, 0.5, 0.75, 1.0)
+    ]
+    assert [[shape.kind for shape in view(picture).shapes] for picture in pictures] == [["circle"]] * 4
+    to_look = [float(np.linalg.norm(palette(picture) - palette(look))) for picture in pictures]
+    assert to_look == sorted(to_look, reverse=True) and to_look[-1] < 0.7 * to_look[0]
+
+
+def test_style_mix_lies_between_its_references(server):
+    """With all the weight on one of the pictures, its palette; with half on each, something between the two."""
+    looks = [
+        reference_picture("white", "black", "square", tint=tint, palette=1.0)
+        for tint in ((30.0, 40.0, 160.0), (220.0, 120.0, 30.0))
+    ]
+    walls = []
+    for first, second in ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0)):
+        weights = {"weight_1": first, "weight_2": second, "weight_3": 0.0, "strength": 1.0}
+        pictures = [*looks, looks[0]]
+        walls.append(palette(referenced(server, "style_mix", pictures, PROMPT, 3, **weights)))
+    way = walls[2] - walls[0]
+    assert np.linalg.norm(way) > 30
+    assert 0.15 < (walls[1] - walls[0]) @ way / (way @ way) < 0.85

@@ -14,6 +14,8 @@ from krea.model_file import catalogue
 GRAPHS = sorted(WORKFLOWS.glob("*.json"))
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 MODELS = (catalogue.KREA_FP8, catalogue.CLIP_L, catalogue.T5_FP8_SCALED, catalogue.AE)
+STYLE_MODELS = (catalogue.SIGLIP, catalogue.REDUX)
+LOADERS = {"FluxKreaModelLoader": MODELS, "FluxKreaStyleModelLoader": STYLE_MODELS}
 TITLE_HEIGHT = 30  # px that a node's title adds above its position
 
 graphs = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
@@ -39,7 +41,7 @@ def notes(graph):
 
 def test_each_graph_has_its_api_copy_and_its_thumbnail():
     names = [path.stem for path in GRAPHS]
-    assert {"text_to_image", "image_to_image"} <= set(names)
+    assert {"text_to_image", "image_to_image", "style_reference", "style_mix"} <= set(names)
     assert sorted(path.stem for path in API.iterdir()) == names
     assert sorted(path.stem for path in WORKFLOWS.glob("*.jpg")) == names
 
@@ -83,21 +85,24 @@ def test_nodes_say_which_pack_they_come_from(path):
 @graphs_and_blueprints
 def test_loader_names_the_published_files(path):
     (nodes, _) = list(levels(read(path)))[-1]
-    loader = node_of(nodes, "FluxKreaModelLoader")
-    assert loader["widgets_values"][:4] == [file.name for file in MODELS]
+    node_of(nodes, "FluxKreaModelLoader")
     keys = ("name", "url", "directory", "hash", "hash_type")
-    expected = [
-        dict(zip(keys, (file.name, file.url, file.folder, file.sha256, "SHA256"), strict=True)) for file in MODELS
-    ]
-    assert loader["properties"]["models"] == expected
+    for loader in (node for node in nodes if node["type"] in LOADERS):
+        files = LOADERS[loader["type"]]
+        assert loader["widgets_values"][: len(files)] == [file.name for file in files]
+        expected = [
+            dict(zip(keys, (file.name, file.url, file.folder, file.sha256, "SHA256"), strict=True)) for file in files
+        ]
+        assert loader["properties"]["models"] == expected
 
 
 @graphs
 def test_note_links_the_files_and_the_licence(path):
-    text = notes(read(path))
-    for file in MODELS:
-        size = catalogue.readable_size(file.size)
-        assert f"[{file.name}]({file.url}) | {file.folder} | {size} |" in text
+    graph = read(path)
+    text = notes(graph)
+    for file in (file for node in graph["nodes"] for file in LOADERS.get(node["type"], ())):
+        assert f"[{file.name}]({file.url}) | {file.folder} | " in text
+        assert not file.size or f"{file.folder} | {catalogue.readable_size(file.size)} |" in text
     assert f"**guidance {recipe.GUIDANCE.default}**, **{recipe.STEPS.default} steps**" in text
     assert "Non-Commercial License](https://huggingface.co/black-forest-labs/FLUX.1-Krea-dev/" in text
     assert "content filters or manual review" in text
