@@ -46,6 +46,26 @@ class Header:
     file_size: int
 
 
+def attention_heads(header: Header, owner: str, width: int, head_width: int) -> int:
+    """How many attention heads a model of this width has: no tensor's shape tells.
+
+    From the metadata ("num_attention_heads"), else from the width that the heads of published models have.
+
+    Raises:
+        ModelFileError: the metadata's number does not divide the width; `owner` begins the message.
+    """
+    stated = header.metadata.get("num_attention_heads")
+    if stated is None:
+        return max(1, width // head_width)
+    heads = int(stated) if stated.isdecimal() and len(stated) < 5 else 0
+    if not heads or width % heads:
+        raise ModelFileError(
+            f"{owner} says num_attention_heads {_clip(stated)} in its metadata, which does not divide its width of "
+            f"{width}. {DOWNLOAD_AGAIN}"
+        )
+    return heads
+
+
 def read_header(path: str | os.PathLike) -> Header:
     """Read and check a safetensors header. The tensor data are not read.
 

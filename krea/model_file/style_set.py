@@ -5,7 +5,7 @@ import os
 from typing import NamedTuple
 
 from .catalogue import Slot
-from .header import Header, ModelFileError
+from .header import DOWNLOAD_AGAIN, Header, ModelFileError, attention_heads
 from .identify import expect, expected_files
 from .kinds import REDUX_DOWN, REDUX_UP, SIGLIP_LAYER, SIGLIP_PATCH, SIGLIP_POSITIONS, Weights
 
@@ -52,15 +52,20 @@ def check_style_set(vision_encoder: str, adapter: str) -> StyleSizes:
 
 
 def _sizes(vision: Header, adapter: Header) -> StyleSizes:
-    """The number of heads is not in the shapes: it is taken from the metadata, else from SigLIP's 72-wide heads."""
+    """Raises ModelFileError: the sizes are not those of any vision encoder."""
     weights = Weights(vision.tensors)
     hidden, patch = weights.size(SIGLIP_PATCH, 0), weights.size(SIGLIP_PATCH, 2)
     grid = math.isqrt(weights.size(SIGLIP_POSITIONS, 0))
-    heads = vision.metadata.get("num_attention_heads", "")
+    heads = attention_heads(vision, "The vision encoder", hidden, _SIGLIP_HEAD_WIDTH)
+    if grid * grid != weights.size(SIGLIP_POSITIONS, 0):
+        raise ModelFileError(
+            f"The vision encoder has {weights.size(SIGLIP_POSITIONS, 0)} positions, which make no square of patches. "
+            + DOWNLOAD_AGAIN
+        )
     return StyleSizes(
         hidden_size=hidden,
         intermediate_size=weights.size(f"{SIGLIP_LAYER}0.mlp.fc1.weight", 0),
-        num_attention_heads=int(heads) if heads.isdecimal() else max(1, hidden // _SIGLIP_HEAD_WIDTH),
+        num_attention_heads=heads,
         num_hidden_layers=weights.count(SIGLIP_LAYER),
         patch_size=patch,
         image_size=_IMAGE_SIZES.get((grid, patch), grid * patch),

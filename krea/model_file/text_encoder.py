@@ -1,6 +1,6 @@
 """The sizes of a text encoder, read from its tensor shapes, in the words of its Hugging Face config."""
 
-from .header import Header
+from .header import Header, attention_heads
 from .kinds import CLIP_EMBEDDING, T5_BIAS, T5_EMBEDDING, Weights
 
 CLIP_L_CONFIG = {
@@ -14,18 +14,17 @@ _CLIP_HEAD_WIDTH = 64
 
 
 def clip_config(header: Header) -> dict[str, int]:
-    """Sizes of a CLIP text model.
+    """Sizes of a CLIP text model, whose published heads are 64 wide.
 
-    The number of heads is not in the shapes: it is taken from the file's metadata ("num_attention_heads"), else from
-    the 64-wide heads that every published CLIP has.
+    Raises:
+        ModelFileError: the number of heads in the file's metadata cannot be.
     """
     weights = Weights(header.tensors)
     hidden = weights.size(CLIP_EMBEDDING, 1)
-    heads = header.metadata.get("num_attention_heads", "")
     return {
         "hidden_size": hidden,
         "intermediate_size": weights.size("text_model.encoder.layers.0.mlp.fc1.weight", 0),
-        "num_attention_heads": int(heads) if heads.isdecimal() else max(1, hidden // _CLIP_HEAD_WIDTH),
+        "num_attention_heads": attention_heads(header, "The CLIP-L text encoder", hidden, _CLIP_HEAD_WIDTH),
         "num_hidden_layers": weights.count("text_model.encoder.layers."),
     }
 

@@ -63,3 +63,15 @@ def test_sizes_that_do_not_fit_are_stated(check):
 def test_half_an_adapter(check):
     with pytest.raises(ModelFileError, match="only a part of FLUX.1 Redux, a style model: redux_up.bias is missing"):
         check(siglip(), {name: shape for name, shape in redux().items() if name != "redux_up.bias"})
+
+
+@pytest.mark.parametrize("heads", ["0", "-1", "x", "", "5", "9" * 5000])
+def test_a_number_of_heads_that_cannot_be(check, heads):
+    with pytest.raises(ModelFileError, match="says num_attention_heads .* does not divide its width of 72"):
+        check(siglip(72, 2, 96, 6), redux(72, 64), {"num_attention_heads": heads})
+
+
+def test_positions_that_make_no_square(check):
+    positions = {"vision_model.embeddings.position_embedding.weight": (35, 72)}
+    with pytest.raises(ModelFileError, match="35 positions, which make no square"):
+        check(siglip(72, 2, 96, 6) | positions, redux(72, 64))
