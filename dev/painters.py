@@ -16,7 +16,6 @@ from dev.mini.evaluate import paint
 from dev.mini.evaluate_style import referenced
 from dev.mini.pictures import SQUARE, draw, single_scene
 from dev.mini.styles import Style
-from dev.workflows import API, read
 
 THUMBNAIL = 400  # px
 DUSK, LEAF, SAND = (66.0, 48.0, 140.0), (40.0, 150.0, 110.0), (228.0, 180.0, 120.0)
@@ -24,7 +23,7 @@ DUSK, LEAF, SAND = (66.0, 48.0, 140.0), (40.0, 150.0, 110.0), (228.0, 180.0, 120
 
 def run(host: ComfyHost, workflow: str, **changes: Any) -> np.ndarray:
     """The picture (HxWx3 uint8) that a shipped workflow makes; ``changes`` are widget values, by name."""
-    graph = small_model.for_small_model(read(API / f"{workflow}.json"))
+    graph = small_model.workflow(workflow)
     for node in graph.values():
         inputs = node["inputs"]  # a list in it is a link
         inputs.update({name: new for name, new in changes.items() if not isinstance(inputs.get(name, []), list)})

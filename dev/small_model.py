@@ -1,6 +1,7 @@
 """The small model krea-mini in the place of the 12B weights: its files, and the graph inputs that name them."""
 
 import copy
+import json
 
 from dev.client import Graph
 from dev.environment import ROOT
@@ -26,6 +27,11 @@ INPUTS = {
     "FluxKreaAspectRatioLatent": {"aspect_ratio": "1:1", "resolution": "custom", "custom_megapixels": 0.0625},
 }
 """Node id -> the inputs that change, and nothing else does: file names, and the 256x256 px of its training."""
+
+
+def workflow(name: str) -> Graph:
+    """A new copy of workflows/api/NAME.json that runs on krea-mini."""
+    return for_small_model(json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def for_small_model(graph: Graph) -> Graph:

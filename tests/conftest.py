@@ -1,6 +1,5 @@
 """What every test may use: the shipped graphs with the small model in them, and one real ComfyUI for the session."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,12 +20,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def small_graph() -> Callable[[str], Graph]:
     """Reads workflows/api/NAME.json with the small model put in its place; each call gives a fresh copy."""
-
-    def read(name: str) -> Graph:
-        text = (ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8")
-        return small_model.for_small_model(json.loads(text))
-
-    return read
+    return small_model.workflow
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ At the widths of FLUX.1, in this process, beside ComfyUI's own Redux nodes; and 
 workflows, where ComfyUI's own nodes cannot load encoders this small.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from PIL import Image
 
 from dev import small_model
 from dev.client import Graph
-from dev.environment import ROOT, comfyui_root
+from dev.environment import comfyui_root
 from dev.host import ComfyHost
 from krea.recipe import REFERENCES, STEPS, STYLE_DETAIL
 from krea.style import Keys, biased_attention
@@ -82,8 +81,7 @@ def small_model_report(host: ComfyHost, pairs: int = 2) -> str:
 
 
 def _graph(workflow: str, seed: int) -> Graph:
-    graph = json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text(encoding="utf-8"))
-    graph = small_model.for_small_model(graph)
+    graph = small_model.workflow(workflow)
     pictures = iter(range(REFERENCES))
     changes = {
         "LoadImage": lambda: {"image": f"bench_{next(pictures)}.png"},

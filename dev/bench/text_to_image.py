@@ -1,7 +1,6 @@
 """The bundled text-to-image workflow against the same job on ComfyUI's own nodes, in one server, turn by turn."""
 
 import io
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from PIL import Image
 
 from dev import small_model
 from dev.client import Graph, images_of
-from dev.environment import ROOT
 from dev.host import ComfyHost
 from krea import recipe
 from krea.schedule import flow_sigmas, shift_mu, token_count
@@ -78,8 +76,7 @@ def compare(host: ComfyHost, pairs: int) -> Comparison:
 
 
 def _krea_graph(number: int) -> Graph:
-    shipped = json.loads((ROOT / "workflows" / "api" / "text_to_image.json").read_text(encoding="utf-8"))
-    graph = small_model.for_small_model(shipped)
+    graph = small_model.workflow("text_to_image")
     for node in graph.values():
         if node["class_type"] == "FluxKreaPrompt":
             node["inputs"] |= {"prompt": PROMPT.format(number), "texture_enhancement": False}

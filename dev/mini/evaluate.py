@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
 import random
 from pathlib import Path
@@ -15,7 +14,6 @@ from PIL import Image, ImageDraw
 
 from dev import small_model
 from dev.client import ComfyClient, Graph, images_of
-from dev.environment import ROOT
 
 from .captions import article
 from .judge import judge, view
@@ -42,8 +40,7 @@ def paint(client: ComfyClient, graph: Graph) -> np.ndarray:
 
 def generate(client: ComfyClient, prompt: Prompt, seed: int, negative: str = "", **sampler: float) -> np.ndarray:
     """The picture (HxWx3 uint8) that text_to_image makes of a prompt; `sampler` changes inputs of the sampler node."""
-    text = (ROOT / "workflows" / "api" / "text_to_image.json").read_text(encoding="utf-8")
-    graph = small_model.for_small_model(json.loads(text))
+    graph = small_model.workflow("text_to_image")
     node_inputs(graph, "FluxKreaPrompt").update(prompt=prompt.text, negative_prompt=negative)
     size = {"aspect_ratio": "1:1" if prompt.ratio == "1:1" else "3:2", "swap_sides": prompt.ratio == "2:3"}
     node_inputs(graph, "FluxKreaAspectRatioLatent").update(size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from dev import small_model
-from dev.environment import ROOT
 from dev.host import ComfyHost
 
 from .captions import article
@@ -30,8 +28,7 @@ def referenced(
     host: ComfyHost, workflow: str, references: list[np.ndarray], prompt: str, seed: int, **style: Any
 ) -> np.ndarray:
     """The picture (HxWx3 uint8) that a workflow makes of a prompt and references; `style` changes the node's inputs."""
-    text = (ROOT / "workflows" / "api" / f"{workflow}.json").read_text(encoding="utf-8")
-    graph = small_model.for_small_model(json.loads(text))
+    graph = small_model.workflow(workflow)
     loaders = [node["inputs"] for node in graph.values() if node["class_type"] == "LoadImage"]
     for number, (loader, reference) in enumerate(zip(loaders, references, strict=True)):
         loader["image"] = f"reference_{number}.png"
