@@ -22,8 +22,8 @@ from .vision import GRID
 END, PADDING = 1, 0
 # The share of batches with references; of those of square ones, the share of pictures that are the reference's own.
 REFERENCED, IMAGE_PROMPTS = 0.45, 0.5
-# The share of batches whose references act with all their strength, which is where SigLIP and Redux are at home; in the
-# others the style is there in part, and so are the references: a strength of 0.5 means half of the look.
+# The share of batches with references whose strength is 1, as published Redux has it. In the others a strength of 0.5
+# goes with half the amounts of the style, so that the slider means something over its whole length.
 FULL_STRENGTH = 0.45
 # Tokens per side of a reference, one a batch: those of the node's default, all, and fewer.
 SIDES = (int(STYLE_DETAIL.default), int(STYLE_DETAIL.default), GRID, 6, 4, 2)
@@ -146,7 +146,7 @@ class Batches:
         Without a caption the picture is always the reference's own: a reference alone is an image prompt.
         """
         styled = self.styled.of(shape)
-        strength = 1.0 if rng.random() < FULL_STRENGTH else rng.random()
+        strength = 1.0 if rng.random() < FULL_STRENGTH else rng.uniform(0.01, 1)  # at 0 there are no references
         latents, texts, tails, below, chosen = [], [], [], [], []
         for _ in range(self.size):
             own = rng.randrange(len(styled.references))
@@ -166,7 +166,7 @@ class Batches:
             tails.append("" if kind == "empty" else tail(*tail_kind, rng))
         latent = torch.stack(latents)
         batch = self._batch(latent, [(own, 1.0) for own in latent], below, texts, tails, rng, generator)
-        batch.reference, batch.side, batch.strength = styled.references[chosen], rng.choice(SIDES), max(strength, 0.01)
+        batch.reference, batch.side, batch.strength = styled.references[chosen], rng.choice(SIDES), strength
         return batch
 
     def _batch(

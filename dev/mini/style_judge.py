@@ -18,7 +18,7 @@ def palette(picture: np.ndarray) -> np.ndarray:
 
 
 def amounts(picture: np.ndarray) -> dict[str, float]:
-    """How much of each treatment a picture (HxWx3 uint8) shows, 0 none and 1 the most that styles.draw puts on."""
+    """How much of each treatment a picture (HxWx3 uint8) shows, 0 none and 1 the most that a drawn picture has."""
     light = picture.astype(np.float64).mean(-1)
     windows = [_flattened(window) for window in _wall(light)]
     strokes = [_stroke(window) for window in windows]
@@ -79,9 +79,7 @@ def _falloff(light: np.ndarray) -> float:
     """How much darker the wall gets over the picture's diagonal, as styles.light_falloff says it."""
     height, width = light.shape
     y, x = (np.mgrid[0:height, 0:width].astype(np.float64) + 0.5) / (height**2 + width**2) ** 0.5
-    near = [window.ravel() for window in _wall(x)], [window.ravel() for window in _wall(y)]
-    x, y = (np.concatenate(part) for part in near)
-    values = np.concatenate([window.ravel() for window in _wall(light)])
+    x, y, values = (np.concatenate([window.ravel() for window in _wall(whole)]) for whole in (x, y, light))
     terms = np.stack([np.ones(len(x)), x, y, x * x + y * y], 1)
     c, cx, cy, square = np.linalg.lstsq(terms, values, rcond=None)[0]
     if square >= 0:

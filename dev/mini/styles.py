@@ -73,8 +73,8 @@ def finish(picture: np.ndarray, style: Style) -> np.ndarray:
         stroke = 0.5 - 0.5 * np.cos((x + y) * (2 * np.pi / (HATCHING_PERIOD * 2**0.5)))
         picture = picture * (1 - MOST["hatching"] * style.hatching * stroke[..., None])
     if style.grain:
-        # The same grains in every picture, as film shows them at the same places in none: what counts is that they are
-        # there, and a network this small cannot learn to invent them.
+        # Unlike film's, the grains are at the same places in every picture: noise that nothing foretells is what a
+        # velocity field averages away.
         shape = (-(-height // GRAIN_CELL), -(-width // GRAIN_CELL))
         cells = np.random.default_rng(0).uniform(-1, 1, (64, 64))[: shape[0], : shape[1]]
         grains = np.kron(cells, np.ones((GRAIN_CELL, GRAIN_CELL)))[:height, :width, None]

@@ -35,7 +35,7 @@ def test_autoencoder(server):
 
 
 def test_the_palette_follows_the_strength_and_the_subject_stays(server):
-    figures = strength_curve(server, count=8)
+    figures = strength_curve(server)
     pulls = list(figures["pull"].values())
     assert len(pulls) == 11 and pulls[0] == 0
     assert all(more > less for less, more in zip(pulls, pulls[1:], strict=False)), pulls

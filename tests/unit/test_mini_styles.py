@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dev.mini.pictures import SQUARE, draw, random_scene, single_scene
+from dev.mini.judge import view
+from dev.mini.pictures import SQUARE, draw, single_scene
 from dev.mini.style_judge import amounts, palette
 from dev.mini.styles import MOST, PLAIN, TREATMENTS, Style, random_style
 
@@ -45,8 +46,16 @@ def test_the_palette_moves_the_wall_to_the_tint():
 
 
 def test_a_style_changes_how_a_picture_looks_and_nothing_of_what_it_shows():
-    rng = random.Random(9)
-    scene = random_scene(rng)
-    styled = replace(scene, style=Style(hatching=1.0))
-    assert np.abs(draw(styled).astype(int) - draw(scene)).max() > 20
-    assert replace(styled, style=PLAIN) == scene
+    plain = picture(PLAIN)
+    (before,) = view(plain).shapes
+    for style in (
+        Style(hatching=1.0),
+        Style(grain=1.0),
+        Style(soft_light=1.0),
+        Style((200.0, 90.0, 60.0), palette=0.5),
+    ):
+        styled = picture(style)
+        assert np.abs(styled.astype(int) - plain).max() > 20
+        (after,) = view(styled).shapes
+        assert after.kind == before.kind
+        assert (after.x, after.y) == pytest.approx((before.x, before.y), abs=0.01)
