@@ -260,6 +260,22 @@ def test_it_works_with_comfyuis_own_sampler(refer, loaded, prompt, pictures):
     assert torch.equal(results[1], results[2]), "the patched model without a reference is another one"
 
 
+def test_a_lora_may_come_before_or_after(refer, sample, loaded, pictures):
+    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    change = torch.randn(loaded.model.model.state_dict()[key].shape, generator=torch.Generator().manual_seed(2)) * 0.05
+
+    def with_lora(model):
+        model = model.clone()
+        assert model.add_patches({key: ("diff", (change,))}, 1.0)
+        return model
+
+    plain, conditioning = refer(pictures[0], strength=1.0)
+    before, _ = refer(pictures[0], strength=1.0, model=with_lora(loaded.model))
+    results = [sample(empty(), conditioning, model=model) for model in (before, with_lora(plain), plain)]
+    assert torch.equal(results[0], results[1])
+    assert error(results[0], results[2]) > 1e-3
+
+
 def test_a_picture_is_looked_at_once(refer, style_model, pictures, monkeypatch):
     looks = []
     encode = style_model.vision.encode_image
