@@ -46,17 +46,26 @@ class Header:
     file_size: int
 
 
-def attention_heads(header: Header, owner: str, width: int, head_width: int) -> int:
+def attention_heads(header: Header, owner: str, width: int, *head_widths: int) -> int:
     """How many attention heads a model of this width has: no tensor's shape tells.
 
-    From the metadata ("num_attention_heads"), else from the width that the heads of published models have.
+    From the metadata ("num_attention_heads"), else by the first of `head_widths`, which published models have, that
+    divides the width; a model narrower than all of them has one head.
 
     Raises:
-        ModelFileError: the metadata's number does not divide the width; `owner` begins the message.
+        ModelFileError: no such number divides the width; `owner` begins the message.
     """
     stated = header.metadata.get("num_attention_heads")
     if stated is None:
-        return max(1, width // head_width)
+        if width < min(head_widths):
+            return 1
+        for head_width in head_widths:
+            if width % head_width == 0:
+                return width // head_width
+        raise ModelFileError(
+            f"{owner} has a width of {width}, which heads of {' or '.join(map(str, head_widths))} do not divide, and "
+            'its metadata has no "num_attention_heads". Choose a published file, or one whose metadata says it.'
+        )
     heads = int(stated) if stated.isdecimal() and len(stated) < 5 else 0
     if not heads or width % heads:
         raise ModelFileError(

@@ -9,7 +9,7 @@ from .header import DOWNLOAD_AGAIN, Header, ModelFileError, attention_heads
 from .identify import expect, expected_files
 from .kinds import REDUX_DOWN, REDUX_UP, SIGLIP_LAYER, SIGLIP_PATCH, SIGLIP_POSITIONS, Weights
 
-_SIGLIP_HEAD_WIDTH = 72
+_SIGLIP_HEAD_WIDTHS = 72, 64  # so400m; base and large
 # Published SigLIP of 27x27 patches of 14 px looks at 384 px, 6 more than the patches cover.
 _IMAGE_SIZES = {(27, 14): 384}
 
@@ -48,6 +48,12 @@ def check_style_set(vision_encoder: str, adapter: str) -> StyleSizes:
             f"{os.path.basename(vision_encoder)} gives tokens of width {sizes.hidden_size}, but"
             f" {os.path.basename(adapter)} takes {wanted}. For FLUX.1 Redux [dev]: {expected_files(Slot.VISION)}"
         )
+    up, down = (Weights(headers[1].tensors)[name].shape for name in (REDUX_UP, REDUX_DOWN))
+    if (len(up), len(down)) != (2, 2) or up[0] != down[1] or up[0] != 3 * down[0]:
+        raise ModelFileError(
+            f"{os.path.basename(adapter)} has layers of {list(up)} and {list(down)}, which do not follow each other. "
+            f"{expected_files(Slot.REDUX)}"
+        )
     return sizes
 
 
@@ -56,8 +62,8 @@ def _sizes(vision: Header, adapter: Header) -> StyleSizes:
     weights = Weights(vision.tensors)
     hidden, patch = weights.size(SIGLIP_PATCH, 0), weights.size(SIGLIP_PATCH, 2)
     grid = math.isqrt(weights.size(SIGLIP_POSITIONS, 0))
-    heads = attention_heads(vision, "The vision encoder", hidden, _SIGLIP_HEAD_WIDTH)
-    if grid * grid != weights.size(SIGLIP_POSITIONS, 0):
+    heads = attention_heads(vision, "The vision encoder", hidden, *_SIGLIP_HEAD_WIDTHS)
+    if not grid or grid * grid != weights.size(SIGLIP_POSITIONS, 0):
         raise ModelFileError(
             f"The vision encoder has {weights.size(SIGLIP_POSITIONS, 0)} positions, which make no square of patches. "
             + DOWNLOAD_AGAIN

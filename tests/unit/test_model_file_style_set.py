@@ -75,3 +75,15 @@ def test_positions_that_make_no_square(check):
     positions = {"vision_model.embeddings.position_embedding.weight": (35, 72)}
     with pytest.raises(ModelFileError, match="35 positions, which make no square"):
         check(siglip(72, 2, 96, 6) | positions, redux(72, 64))
+
+
+def test_heads_of_published_widths(check):
+    assert check(siglip(768, 2, 96, 6), redux(768, 64)).num_attention_heads == 12
+    with pytest.raises(ModelFileError, match="width of 217, which heads of 72 or 64 do not divide"):
+        check(siglip(217, 2, 96, 6), redux(217, 64))
+
+
+def test_an_adapter_whose_layers_do_not_follow_each_other(check):
+    layers = redux(72, 64)
+    with pytest.raises(ModelFileError, match="adapter.safetensors has layers of .* which do not follow each other"):
+        check(siglip(72, 2, 96, 6), layers | {"redux_down.weight": (64, 100)})
