@@ -22,7 +22,8 @@ def strength_scale(strength: float) -> float:
     S = (10^(1.5 u) - 1) / (10^1.5 - 1): 0 at 0, 0.15 at 0.5, 1 at 1. The pull of a reference goes with the logarithm of
     its mass (a tenth of it already outweighs many prompts), so a slider linear in S would be spent at 0.2.
     """
-    return (10 ** (STRENGTH_DECADES * strength) - 1) / (10**STRENGTH_DECADES - 1)
+    decades = STRENGTH_DECADES * math.log(10)
+    return math.expm1(decades * strength) / math.expm1(decades)  # expm1: exact at small strengths, too
 
 
 def key_biases(strength: float, native_tokens: int, weights: Sequence[float], counts: Sequence[int]) -> list[float]:
@@ -36,8 +37,12 @@ def key_biases(strength: float, native_tokens: int, weights: Sequence[float], co
         weights: w_r of each reference, above 0; only their ratios count.
         counts: n_r, how many tokens each reference is worth.
     """
-    mass = strength_scale(strength) * native_tokens
-    return [math.log(mass * weight / (sum(weights) * count)) for weight, count in zip(weights, counts, strict=True)]
+    # A sum of logarithms, so that no product of small numbers becomes 0.
+    scale = math.log(strength_scale(strength))
+    return [
+        scale + math.log(weight / sum(weights)) + math.log(native_tokens / count)
+        for weight, count in zip(weights, counts, strict=True)
+    ]
 
 
 def pad_square(picture: torch.Tensor, fill: float) -> torch.Tensor:

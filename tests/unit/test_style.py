@@ -43,6 +43,13 @@ def test_one_whole_reference_at_full_strength_is_plain_redux():
     assert key_biases(1.0, 729, [0.7], [729]) == [0.0]
 
 
+def test_the_smallest_strengths_and_weights_are_still_numbers():
+    assert key_biases(1e-17, 729, [0.7], [81])[0] == pytest.approx(
+        key_biases(1e-16, 729, [0.7], [81])[0] - math.log(10)
+    )
+    assert all(map(math.isfinite, key_biases(0.1, 729, [5e-324, 1.0], [81, 81])))
+
+
 @pytest.mark.parametrize("counts", [[729, 729, 729], [81, 81, 81], [729, 81, 9]])
 def test_detail_leaves_each_references_mass_alone(counts):
     """Mass: how many plain tokens it would take, n * e^b."""
