@@ -1,6 +1,10 @@
 """Krea Style Model Loader: the vision encoder that looks at a reference picture, and the adapter that makes it text."""
 
+import contextlib
 import hashlib
+import json
+import os
+import tempfile
 from collections import OrderedDict
 
 import comfy.clip_vision
@@ -12,14 +16,16 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
-from ..krea.model_file.header import ModelFileError
+from ..krea.model_file.catalogue import Slot
+from ..krea.model_file.header import DOWNLOAD_AGAIN, ModelFileError
+from ..krea.model_file.identify import expected_files
 from ..krea.model_file.style_set import StyleSizes, check_style_set
 from ..krea.style import crop_square, pad_square
 from . import model_files
 
 KreaStyleModel = io.Custom("KREA_STYLE_MODEL")
 _FOLDERS = {"vision_encoder": "clip_vision", "adapter": "style_models"}
-_KEPT_PICTURES = 6
+_KEPT_PICTURES = 9  # of three nodes
 
 
 class StyleModel:
@@ -62,6 +68,11 @@ class StyleModel:
         digest = hashlib.sha256(pixels.numpy()).hexdigest() + f"{tuple(pixels.shape)}{crop}"
         if digest not in self._seen:
             tokens = self.adapter.get_cond(self.vision.encode_image(picture, crop=crop))
+            if not torch.isfinite(tokens).all():
+                raise ModelFileError(
+                    "The style model gives values that are no numbers: its vision encoder or its adapter is damaged. "
+                    f"{DOWNLOAD_AGAIN} {expected_files(Slot.VISION)} {expected_files(Slot.REDUX)}"
+                )
             self._seen[digest] = tokens.view(self.sizes.grid, self.sizes.grid, -1)
         self._seen.move_to_end(digest)
         while len(self._seen) > _KEPT_PICTURES:
@@ -148,13 +159,30 @@ def _load_vision(path: str, sizes: StyleSizes) -> comfy.clip_vision.ClipVisionMo
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    vision = comfy.clip_vision.ClipVisionModel(config)
-    vision.load_sd(comfy.utils.load_torch_file(path))
+    with tempfile.TemporaryDirectory() as folder:  # older ComfyUIs read the sizes from a file only
+        file = os.path.join(folder, "config.json")
+        with open(file, "w", encoding="utf-8") as opened:
+            json.dump(config, opened)
+        vision = comfy.clip_vision.ClipVisionModel(file)
+    with _damage_named(path):
+        missing, _ = vision.load_sd(comfy.utils.load_torch_file(path))
+        if missing:
+            raise RuntimeError(f"{missing[0]} is missing")
     return vision
 
 
 def _load_adapter(path: str, sizes: StyleSizes) -> comfy.sd.StyleModel:
     # What comfy.sd.load_style_model does, which knows one size only.
     adapter = comfy.ldm.flux.redux.ReduxImageEncoder(sizes.hidden_size, sizes.text_width)
-    adapter.load_state_dict(comfy.utils.load_torch_file(path, safe_load=True))
+    with _damage_named(path):
+        adapter.load_state_dict(comfy.utils.load_torch_file(path, safe_load=True))
     return comfy.sd.StyleModel(adapter)
+
+
+@contextlib.contextmanager
+def _damage_named(path: str):
+    """Turns torch's complaint that tensors do not fit the model into one that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelFileError(f"{os.path.basename(path)} is damaged. {DOWNLOAD_AGAIN} ({error})") from error

@@ -1,6 +1,7 @@
 """The pack on the oldest ComfyUI that pyproject.toml promises."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -28,8 +29,11 @@ def test_promise_is_the_host_tested_here(root):
     assert f'requires-comfyui = ">={OLDEST_COMFYUI}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_text_to_image_gives_the_picture_of_the_newest_host(oldest, server, small_graph):
-    graph = small_graph("text_to_image")
+@pytest.mark.parametrize("workflow", ["text_to_image", "style_reference"])
+def test_a_workflow_gives_the_picture_of_the_newest_host(oldest, server, small_graph, workflow):
+    graph = small_graph(workflow)
+    for host in (oldest, server):
+        shutil.copy(host.comfyui / "input" / "example.png", host.input_dir)
     assert oldest.get("/system_stats")["system"]["comfyui_version"] == OLDEST_COMFYUI
     difference = np.abs(picture(oldest, graph) - picture(server, graph))
     assert difference.mean() < 1, "of 255 levels"
