@@ -164,7 +164,8 @@ class FluxKreaStyleReference(io.ComfyNode):
         }
         own_weights = {number: weights.get(f"weight_{number}", STYLE_WEIGHT.default) for number in chosen}
         masks = _one_mask_each(picture_mask, len(chosen))
-        check(model, conditioning, style_model, chosen, region, start_percent, end_percent)
+        check(model, conditioning, style_model, chosen, start_percent, end_percent)
+        region = None if region is None else one_region(region)
         for (number, picture), mask in zip(chosen.items(), masks, strict=True):
             check_picture(f"picture_{number}", picture, mask)
         if strength == 0 or not any(own_weights.values()):
@@ -174,18 +175,19 @@ class FluxKreaStyleReference(io.ComfyNode):
         tokens, used = [], []
         for (number, picture), mask in zip(chosen.items(), masks, strict=True):
             if own_weights[number] > 0:
-                grid, coverage = style_model.look(picture, mask, fit)
+                grid, coverage = style_model.look(picture.float(), mask, fit)
+                if not coverage.any():
+                    raise ValueError(
+                        f"Nothing of picture_{number} counts: with fit {fit}, what its mask and its transparency leave "
+                        "lies outside of what is looked at. Paint another part, or choose fit pad."
+                    )
                 tokens.append(style.pool_tokens(grid, coverage, side))
                 used.append(own_weights[number])
         biases = style.key_biases(strength, style_model.native_tokens, used, [len(own) for own in tokens])
         report = f"{len(tokens)} of {len(chosen)} pictures, " + " + ".join(str(len(own)) for own in tokens) + " tokens"
         logging.info("Krea Style Reference: %s", report)
         node_text.show(report, cls.hidden.unique_id)
-        settings = {
-            "start_percent": start_percent,
-            "end_percent": end_percent,
-            "region": None if region is None else region[0],
-        }
+        settings = {"start_percent": start_percent, "end_percent": end_percent, "region": region}
         return io.NodeOutput(
             with_references(model), append_tokens(conditioning, tokens, biases, **settings), ui={"text": [report]}
         )
@@ -203,7 +205,7 @@ def check_sockets(names: set[str]) -> None:
         raise ValueError(f"Krea Style Reference takes at most {REFERENCES} pictures; leave out {', '.join(extra)}.")
 
 
-def check(model, conditioning: list, style_model: StyleModel, pictures: dict, region, start: float, end: float) -> None:
+def check(model, conditioning: list, style_model: StyleModel, pictures: dict, start: float, end: float) -> None:
     """Refuse what would fail later with a worse message, or silently do nothing."""
     if not pictures:
         raise ValueError("No picture is wired. Wire a reference picture to picture_1 of Krea Style Reference.")
@@ -212,19 +214,36 @@ def check(model, conditioning: list, style_model: StyleModel, pictures: dict, re
             f"Style references are for FLUX.1 models; the model wired in is {type(model.model).__name__}. Load "
             "flux1-krea-dev_fp8_scaled.safetensors with Krea Model Loader."
         )
-    text_width, width = conditioning[0][0].shape[-1], style_model.sizes.text_width
-    if text_width != width:
-        raise ValueError(
-            f"The prompt has tokens of width {text_width}, the style model gives {width}. Use the text encoders of "
-            "FLUX.1 and flux1-redux-dev.safetensors together."
-        )
+    if not conditioning:
+        raise ValueError("The conditioning is empty, so there is no prompt to join. Wire positive of Krea Prompt.")
+    width = style_model.sizes.text_width
+    for text, _ in conditioning:
+        if text.shape[-1] != width:
+            raise ValueError(
+                f"The prompt has tokens of width {text.shape[-1]}, the style model gives {width}. Use the text "
+                "encoders of FLUX.1 and flux1-redux-dev.safetensors together."
+            )
     if start >= end:
         raise ValueError(
             f"The pictures act from {start:g} to {end:g} of the schedule, which is no step. Set start_percent below "
             "end_percent, or strength to 0 to leave them out."
         )
-    if region is not None and not region.any():
+
+
+def one_region(region: torch.Tensor) -> torch.Tensor:
+    """The (H, W) of a region in 0..1; refuses one that says nothing or two things."""
+    region = region.float().reshape(-1, *region.shape[-2:])
+    if len(region) != 1:
+        raise ValueError(
+            f"The region is a batch of {len(region)} masks; where pictures act is one mask. Pick one, or chain a node "
+            "for each."
+        )
+    if not torch.isfinite(region).all():
+        raise ValueError("The region has values that are no numbers (NaN or infinite). Paint it again, or unwire it.")
+    region = region[0].clamp(0, 1)
+    if not region.any():
         raise ValueError("The region is empty (all black), so the pictures would act nowhere. Paint it, or unwire it.")
+    return region
 
 
 def check_picture(name: str, picture: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -234,12 +253,19 @@ def check_picture(name: str, picture: torch.Tensor, mask: torch.Tensor | None) -
             f"{name} holds a batch of {len(picture)} pictures; a reference is one picture. Pick one with "
             "ImageFromBatch, or wire up to three pictures to sockets of their own."
         )
+    if picture.ndim != 4 or picture.shape[-1] not in (3, 4) or not picture.is_floating_point():
+        raise ValueError(
+            f"{name} is no picture: {tuple(picture.shape)} of {picture.dtype}; expected (1, height, width, 3 or 4) of "
+            "numbers in 0..1, as Load Image gives it."
+        )
     if not torch.isfinite(picture).all():
         raise ValueError(f"{name} has values that are no numbers (NaN or infinite). Load the picture again.")
     if picture.shape[-1] == 4 and not picture[..., 3].any():
         raise ValueError(f"{name} is fully transparent, so nothing of it would count. Use a picture with colours.")
     if mask is None:
         return
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"The picture mask for {name} has values that are no numbers. Paint it again, or unwire it.")
     if not mask.any():
         raise ValueError(f"The picture mask for {name} is empty (all black). Paint what counts, or unwire the mask.")
     (height, width), (mask_height, mask_width) = picture.shape[1:3], mask.shape
@@ -253,7 +279,7 @@ def check_picture(name: str, picture: torch.Tensor, mask: torch.Tensor | None) -
 def _one_mask_each(mask: torch.Tensor | None, pictures: int) -> list[torch.Tensor | None]:
     if mask is None:
         return [None] * pictures
-    mask = mask.reshape(-1, *mask.shape[-2:])
+    mask = mask.float().reshape(-1, *mask.shape[-2:]).clamp(0, 1)
     if len(mask) not in (1, pictures):
         raise ValueError(f"There are {len(mask)} picture masks for {pictures} pictures: give one for all, or one each.")
     return [mask[index % len(mask)] for index in range(pictures)]

@@ -46,7 +46,7 @@ def pictures():
 def refer(comfy, loaded, prompt, style_model):
     """(model, conditioning) with pictures beside the prompt."""
 
-    def run(*pictures, model=None, conditioning=None, **settings):
+    def run(*pictures, model=None, conditioning=None, style_model=style_model, **settings):
         sockets = {f"picture_{number}": picture for number, picture in enumerate(pictures, 1)}
         out = execute(
             comfy,
@@ -180,6 +180,69 @@ def test_a_region_is_that_of_a_dense_mask(refer, sample, prompt, pictures):
 
     result = sample(empty(), conditioning, model=model, seed=5)
     assert error(result, sample(empty(), with_dense_mask(conditioning, dense), seed=5)) < 1e-3
+
+
+def test_a_region_lies_in_the_whole_result_also_where_an_area_is_drawn(refer, sample, pictures):
+    """The prompt acts on the left half; a region that is all of it changes nothing, one beside it does."""
+    from nodes import ConditioningSetArea
+
+    left, right = torch.zeros(1, 32, 48), torch.zeros(1, 32, 48)
+    left[:, :, :24], right[:, :, 24:] = 1.0, 1.0
+
+    def drawn(region):
+        model, conditioning = refer(pictures[0], strength=0.8, region=region)
+        (conditioning,) = ConditioningSetArea().append(conditioning, 96, 128, 0, 0, 1.0)
+        return sample(empty(), conditioning, model=model, seed=5, steps=15)
+
+    everywhere = drawn(None)
+    assert error(drawn(left), everywhere) < 1e-5
+    assert error(drawn(right), everywhere) > 1e-2
+
+
+def test_a_region_and_reference_latents_get_along(refer, sample, pictures):
+    import node_helpers
+
+    latent = torch.randn(1, 16, 8, 10, generator=torch.Generator().manual_seed(3))
+
+    def drawn(region):
+        model, conditioning = refer(pictures[0], strength=0.8, region=region)
+        conditioning = node_helpers.conditioning_set_values(conditioning, {"reference_latents": [latent]})
+        return sample(empty(), conditioning, model=model, seed=5, steps=15)
+
+    assert error(drawn(torch.ones(1, 4, 4)), drawn(None)) < 1e-5
+
+
+def test_the_bias_stays_with_its_tokens_where_another_patch_puts_some_before_the_text(refer, sample, pictures):
+    biases = []
+
+    def spy(function, *args, mask=None, **kwargs):
+        biases.append(mask)
+        return function(*args, mask=mask, **kwargs)
+
+    def prepend(args):
+        text = args["txt"]
+        args["txt"] = torch.cat((text[:, :7], text), 1)
+        args["txt_ids"] = torch.cat((args["txt_ids"][:, :7], args["txt_ids"]), 1)
+        return args
+
+    model, conditioning = refer(pictures[0], strength=0.5, use_as="image prompt")
+    model = model.clone()
+    model.set_model_patch(prepend, "post_input")
+    model.model_options["transformer_options"]["optimized_attention_override"] = spy
+    sample(empty(), conditioning, model=model, steps=15)
+    (reference,) = conditioning[0][1]["model_conds"]["flux_krea_references"].cond
+    for mask in biases:
+        (places,) = mask.flatten().nonzero(as_tuple=True)
+        assert places.tolist() == list(range(7 + reference.start, 7 + reference.start + reference.count))
+    assert len(biases) >= 15
+
+
+def test_controlnets_keep_the_text_alone(refer, prompt, pictures):
+    model, first = refer(pictures[0])
+    _, second = refer(pictures[1], model=model, conditioning=first)
+    for conditioning in (first, second):
+        assert torch.equal(conditioning[0][1]["cross_attn_controlnet"], prompt.positive[0][0])
+    assert "cross_attn_controlnet" not in prompt.positive[0][1]
 
 
 def test_nodes_chain_with_each_other_and_with_core_redux(refer, sample, prompt, style_model, pictures):
@@ -323,6 +386,12 @@ def test_inputs_are_untouched(refer, prompt, pictures, loaded):
     assert not loaded.model.wrappers
 
 
+def left_edge(height, width):
+    mask = torch.zeros(1, height, width)
+    mask[..., :4] = 1.0
+    return mask
+
+
 @pytest.mark.parametrize(
     "pictures, settings, message",
     [
@@ -337,12 +406,69 @@ def test_inputs_are_untouched(refer, prompt, pictures, loaded):
         ([torch.rand(1, 8, 8, 3)], {"region": torch.zeros(1, 8, 8)}, "region is empty"),
         ([torch.rand(1, 8, 8, 3)], {"start_percent": 0.5, "end_percent": 0.5}, "no step"),
         ([torch.rand(1, 8, 8, 3)], {"conditioning": [[torch.rand(1, 4, 32), {}]]}, "width 32.*gives 64"),
+        ([torch.rand(1, 8, 8, 3)], {"conditioning": [[torch.rand(1, 4, n), {}] for n in (64, 32)]}, "width 32.*64"),
+        ([torch.rand(1, 8, 8, 2)], {}, "picture_1 is no picture"),
+        ([torch.zeros(1, 8, 8, 3, dtype=torch.uint8)], {}, "picture_1 is no picture: .* of torch.uint8"),
+        (
+            [torch.rand(1, 8, 8, 3)],
+            {"picture_mask": torch.full((1, 8, 8), math.nan)},
+            "picture_1 has values that are no",
+        ),
+        (
+            [torch.rand(1, 8, 8, 3)],
+            {"region": torch.full((1, 8, 8), math.nan)},
+            "region has values that are no numbers",
+        ),
+        ([torch.rand(1, 8, 8, 3)], {"region": torch.ones(2, 8, 8)}, "region is a batch of 2 masks"),
+        ([torch.rand(1, 8, 32, 3)], {"picture_mask": left_edge(8, 32), "fit": "crop"}, "Nothing of picture_1 counts"),
     ],
     ids=str,
 )
 def test_wrong_inputs_are_refused_with_what_to_do(refer, pictures, settings, message):
     with pytest.raises(ValueError, match=message):
         refer(*pictures, **settings)
+
+
+def test_masks_are_shares_of_any_form_and_half_precision_is_a_picture(refer, pictures):
+    region = torch.rand(1, 8, 8)
+    (expected,) = refer(pictures[0], region=region)[1][0][1]["model_conds"]["flux_krea_references"].cond
+    for form in (region[0], region[None], region * 3):
+        (own,) = refer(pictures[0], region=form)[1][0][1]["model_conds"]["flux_krea_references"].cond
+        assert torch.equal(own.region, (form.reshape(8, 8)).clamp(0, 1)) and own.bias == expected.bias
+    half = refer(pictures[0].half())[1][0][0]
+    assert error(half, refer(pictures[0].half().float())[1][0][0]) == 0
+
+
+def test_a_prompt_is_needed(refer, comfy, loaded, style_model, pictures):
+    with pytest.raises(ValueError, match="The conditioning is empty"):
+        execute(
+            comfy,
+            "FluxKreaStyleReference",
+            model=loaded.model,
+            conditioning=[],
+            style_model=style_model,
+            pictures={"picture_1": pictures[0]},
+        )
+
+
+@pytest.mark.parametrize("lack", ["vision_model.encoder.layers.1.self_attn.q_proj.weight", "nothing"])
+def test_a_damaged_style_model_is_named(comfy, refer, style_files, pictures, tmp_path, lack):
+    """A tensor that is missing is seen at loading, values that are no numbers at the first picture."""
+    import folder_paths
+    from safetensors.torch import load_file, save_file
+
+    (_, siglip), (_, redux) = style_files
+    weights = load_file(siglip)
+    if lack == "nothing":
+        weights["vision_model.post_layernorm.weight"] = torch.full((72,), math.nan)
+    else:
+        del weights[lack]
+    save_file(weights, tmp_path / f"damaged_{lack}.safetensors")
+    folder_paths.add_model_folder_path("clip_vision", str(tmp_path))
+    with pytest.raises(ValueError, match="damaged.*Download"):
+        names = {"vision_encoder": f"damaged_{lack}.safetensors", "adapter": redux.name}
+        (model,) = execute(comfy, "FluxKreaStyleModelLoader", **names).args
+        refer(pictures[0], style_model=model)
 
 
 def test_the_vision_encoder_sees_what_transformers_sees(style_model, style_files, siglip_config):
