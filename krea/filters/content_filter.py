@@ -1,0 +1,59 @@
+"""A content filter: which judges look at prompts and pictures, and what becomes of what they find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .decision import Decision, Judge, Verdict, judge
+
+
+class Outcome(Enum):
+    """What becomes of a picture."""
+
+    PASS = "pass"
+    HOLD = "hold for review"
+    BLUR = "blur"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class ContentFilter:
+    """Judges, and what happens in the two bands that do not pass.
+
+    prompt, prompt_key: the verdict about the prompt that the pictures are made from and the key under which the audit
+    record knows it, once it was judged.
+    """
+
+    text_judges: tuple[Judge, ...]
+    image_judges: tuple[Judge, ...]
+    on_review: Outcome = Outcome.HOLD
+    on_block: Outcome = Outcome.BLOCK
+    prompt: Verdict | None = None
+    prompt_key: str | None = None
+
+    def __post_init__(self):
+        if Outcome.PASS in (self.on_review, self.on_block):
+            raise ValueError("What a filter flags cannot pass it; choose hold for review, blur or block.")
+
+    def judge_prompt(self, texts: Sequence[str], cancel: tuple[type[Exception], ...] = ()) -> Verdict:
+        """One verdict about all texts of a prompt."""
+        verdicts = judge(self.text_judges, texts, cancel)
+        return Verdict(tuple(finding for verdict in verdicts for finding in verdict.findings))
+
+    def with_prompt(self, verdict: Verdict, key: str) -> "ContentFilter":
+        """This filter for the pictures of a prompt that was judged."""
+        return replace(self, prompt=verdict, prompt_key=key)
+
+    def judge_pictures(self, pictures: Sequence, cancel: tuple[type[Exception], ...] = ()) -> list[Verdict]:
+        """A verdict about each picture (HxWxC in 0..1); what was found in its prompt is found in the picture, too."""
+        verdicts = judge(self.image_judges, pictures, cancel)
+        if self.prompt is None:
+            return verdicts
+        # Without a judge of pictures nothing was judged, whatever is known of the prompt.
+        return [Verdict(own.findings + self.prompt.findings) if own.findings else own for own in verdicts]
+
+    def outcome(self, verdict: Verdict) -> Outcome:
+        """What becomes of a picture with this verdict."""
+        return {Decision.PASS: Outcome.PASS, Decision.REVIEW: self.on_review, Decision.BLOCK: self.on_block}[
+            verdict.decision
+        ]

@@ -1,0 +1,129 @@
+"""What judges found about a picture or a prompt, and the decision that follows: pass, review or block.
+
+What was not judged is never passed: an error, a missing model, a score that is no number and the lack of any judge all
+mean review by a person.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Decision(IntEnum):
+    """The three bands, the strictest last."""
+
+    PASS = 0
+    REVIEW = 1
+    BLOCK = 2
+
+
+class Thresholds(NamedTuple):
+    """The scores, 0 to 1, from which on a picture or a prompt is reviewed and is blocked."""
+
+    review: float
+    block: float
+
+    def decide(self, score: float) -> Decision:
+        """The band of a score; one that is exactly a threshold is above it."""
+        if score >= self.block:
+            return Decision.BLOCK
+        return Decision.REVIEW if score >= self.review else Decision.PASS
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judge's answer.
+
+    judge, version: who judged, by which model or list.
+    score: 0 to 1, or None where it was not judged.
+    thresholds: what the score was held against.
+    reason: a sentence for people; it never quotes the prompt.
+    """
+
+    judge: str
+    version: str
+    thresholds: Thresholds
+    score: float | None
+    decision: Decision
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all judges found about one picture or prompt."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def decision(self) -> Decision:
+        """The strictest of the findings; without any, review."""
+        return max((finding.decision for finding in self.findings), default=Decision.REVIEW)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the decision is not pass; empty where it is."""
+        if not self.findings:
+            return ["Not reviewed: the filter has no judge for it."]
+        return [finding.reason for finding in self.findings if finding.decision is not Decision.PASS]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge with its thresholds.
+
+    score: takes a list of things to judge and gives one score for each, 0 to 1.
+    finds: what a high score says, in words that end the sentence "Open NSFW finds ...".
+    """
+
+    name: str
+    version: str
+    thresholds: Thresholds
+    score: Callable[[Sequence], Sequence[float]]
+    finds: str
+
+    def finding(self, score: float) -> Finding:
+        """What follows from a score."""
+        if not 0 <= score <= 1:  # NaN, too
+            return self.not_judged(f"its score is {score}")
+        decision = self.thresholds.decide(score)
+        if decision is Decision.PASS:
+            reason = f"{self.name} finds nothing: {score:.3f}, review from {self.thresholds.review:g}."
+        else:
+            edge = self.thresholds.block if decision is Decision.BLOCK else self.thresholds.review
+            reason = f"{self.name} finds {self.finds}: {score:.3f}, {decision.name.lower()} from {edge:g}."
+        return Finding(self.name, self.version, self.thresholds, float(score), decision, reason)
+
+    def not_judged(self, why: str) -> Finding:
+        """Review, since there is no score."""
+        reason = f"Not reviewed by {self.name}: {why.rstrip('.')}."
+        return Finding(self.name, self.version, self.thresholds, None, Decision.REVIEW, reason)
+
+
+def judge(judges: Sequence[Judge], things: Sequence, cancel: tuple[type[Exception], ...] = ()) -> list[Verdict]:
+    """A verdict for each of the things (a batch of pictures, or prompts).
+
+    Args:
+        cancel: exceptions that mean the user's cancel; they go on, every other one is a judge that did not judge.
+    """
+    findings = zip(*(_findings(one, things, cancel) for one in judges), strict=True)
+    return [Verdict(of_one) for of_one in findings] if judges else [Verdict(()) for _ in things]
+
+
+def _findings(one: Judge, things: Sequence, cancel: tuple[type[Exception], ...]) -> list[Finding]:
+    try:
+        scores = one.score(things)
+        if len(scores) != len(things):
+            raise JudgeError(f"it gave {len(scores)} scores for {len(things)}")
+    except cancel:
+        raise
+    except Exception as error:
+        if len(things) > 1:  # what is wrong with one shall not hold up the others
+            return [_findings(one, things[place : place + 1], cancel)[0] for place in range(len(things))]
+        # Any other message may hold the prompt, which must not reach the audit record.
+        return [one.not_judged(str(error) if isinstance(error, JudgeError) else type(error).__name__)]
+    return [one.finding(score) for score in scores]
+
+
+class JudgeError(RuntimeError):
+    """A judge that cannot judge; the message says why and what to do, and never quotes the prompt."""
