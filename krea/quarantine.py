@@ -1,0 +1,170 @@
+"""Pictures that wait for a person's decision, in a folder of their own that no server shows.
+
+Each waits in a folder of its own, made whole and then renamed into place. A decision is claimed by creating a file that
+must not exist, so of two reviewers only the first decides; what follows from it (record, release, removal) can be taken
+up again after a kill at any moment.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from . import files
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_PARTIAL = ".partial-"
+_ABANDONED_S = 3600  # a folder that was not renamed for so long belongs to a process that was killed
+
+
+class NotWaitingError(LookupError):
+    """No picture with this id waits: it was decided, or never was."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture that waits.
+
+    held: UTC, ISO 8601. file: name of the picture's file. sha256: of its bytes. facts: what the filter knows of it.
+    """
+
+    id: str
+    held: str
+    file: str
+    sha256: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A person's decision. released: where an approved picture goes, once that is known."""
+
+    approved: bool
+    reviewer: str
+    note: str
+    time: str
+    released: str | None = None
+
+
+class Quarantine:
+    """The folder, with the ways to record a ruling and to release a picture.
+
+    record: called with (case, ruling), once for each ruling; after a kill perhaps once more.
+    place: gives a free path for an approved picture.
+    """
+
+    def __init__(self, folder: Path, record: Callable[[Case, Ruling], None], place: Callable[[Case], Path]):
+        self.folder, self._record, self._place = Path(folder), record, place
+
+    def hold(self, picture: bytes, suffix: str, facts: Mapping[str, Any]) -> Case:
+        """Keep the bytes of a picture's file, as they would be released; `facts` must be JSON."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remove_abandoned()
+        case = Case(secrets.token_hex(16), _now(), "picture" + suffix, hashlib.sha256(picture).hexdigest(), dict(facts))
+        partial = self.folder / (_PARTIAL + case.id)
+        partial.mkdir(mode=0o700)
+        files.create(partial / case.file, picture)
+        files.create(partial / "case.json", json.dumps(asdict(case), allow_nan=False).encode())
+        os.rename(partial, self.folder / case.id)
+        return case
+
+    def waiting(self) -> list[Case]:
+        """The cases without a ruling, the oldest first."""
+        cases = [self._case(case_id) for case_id in self._ids() if not self._ruling_file(case_id).exists()]
+        return sorted(filter(None, cases), key=lambda case: case.held)
+
+    def picture(self, case_id: str) -> tuple[Case, bytes]:
+        """A waiting picture's case and bytes.
+
+        Raises:
+            NotWaitingError: there is none.
+        """
+        case = self._waiting(case_id)
+        try:
+            return case, (self.folder / case_id / case.file).read_bytes()
+        except FileNotFoundError:
+            raise NotWaitingError(case_id) from None
+
+    def rule(self, case_id: str, approved: bool, reviewer: str, note: str) -> Ruling:
+        """Decide about a waiting picture: an approved one is released, a rejected one deleted.
+
+        Raises:
+            NotWaitingError: it does not wait (any more).
+        """
+        case = self._waiting(case_id)
+        ruling = Ruling(approved, reviewer, note, _now())
+        try:
+            files.create(self._ruling_file(case_id), _encoded(ruling))
+        except (FileExistsError, FileNotFoundError):  # another reviewer was first
+            raise NotWaitingError(case_id) from None
+        return self._settle(case, ruling)
+
+    def resume(self) -> None:
+        """Settle what was decided when the process was killed."""
+        for case_id in self._ids():
+            if self._ruling_file(case_id).exists() and (case := self._case(case_id)):
+                self._settle(case, Ruling(**json.loads(self._ruling_file(case_id).read_bytes())))
+
+    def _settle(self, case: Case, ruling: Ruling) -> Ruling:
+        self._record(case, ruling)
+        if ruling.approved:
+            ruling = self._release(case, ruling)
+        removed = self.folder / (_PARTIAL + case.id)
+        os.rename(self.folder / case.id, removed)
+        shutil.rmtree(removed)
+        return ruling
+
+    def _release(self, case: Case, ruling: Ruling) -> Ruling:
+        """The ruling with the path that the picture has now, written down first, so that a kill makes no second one."""
+        picture = (self.folder / case.id / case.file).read_bytes()
+        while True:
+            if ruling.released is None:
+                ruling = replace(ruling, released=str(self._place(case)))
+                files.replace(self._ruling_file(case.id), _encoded(ruling))
+            target = Path(ruling.released)
+            try:
+                files.create(target, picture)
+            except FileExistsError:
+                if target.read_bytes() != picture:  # another picture took the name
+                    ruling = replace(ruling, released=None)
+                    continue
+            return ruling
+
+    def _waiting(self, case_id: str) -> Case:
+        case = self._case(case_id) if _ID.fullmatch(case_id) else None
+        if case is None or self._ruling_file(case_id).exists():
+            raise NotWaitingError(case_id)
+        return case
+
+    def _case(self, case_id: str) -> Case | None:
+        try:
+            return Case(**json.loads((self.folder / case_id / "case.json").read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def _ids(self) -> list[str]:
+        return [name for name in os.listdir(self.folder) if _ID.fullmatch(name)] if self.folder.exists() else []
+
+    def _ruling_file(self, case_id: str) -> Path:
+        return self.folder / case_id / "ruling.json"
+
+    def _remove_abandoned(self) -> None:
+        for folder in self.folder.glob(_PARTIAL + "*"):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()
+
+
+def _encoded(ruling: Ruling) -> bytes:
+    return json.dumps(asdict(ruling)).encode()
