@@ -2,3 +2,5 @@
 
 Knows no ComfyUI, no node and no screen. Importing this package imports no torch.
 """
+
+VERSION = "0.1.0"
