@@ -2,10 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .nodes import review
 from .nodes.aspect_ratio_latent import FluxKreaAspectRatioLatent
+from .nodes.content_filter import FluxKreaContentFilter, FluxKreaContentFilterLoader, FluxKreaPromptFilter
 from .nodes.model_loader import FluxKreaModelLoader
 from .nodes.prompt import FluxKreaPrompt
 from .nodes.sampler import FluxKreaSampler
+from .nodes.save_image import FluxKreaSaveImage
 from .nodes.style_model import FluxKreaStyleModelLoader
 from .nodes.style_reference import FluxKreaStyleReference
 
@@ -13,6 +16,9 @@ WEB_DIRECTORY = "./web"
 
 
 class FluxKreaExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        review.add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             FluxKreaModelLoader,
@@ -21,6 +27,10 @@ class FluxKreaExtension(ComfyExtension):
             FluxKreaSampler,
             FluxKreaStyleModelLoader,
             FluxKreaStyleReference,
+            FluxKreaContentFilterLoader,
+            FluxKreaPromptFilter,
+            FluxKreaContentFilter,
+            FluxKreaSaveImage,
         ]
 
 

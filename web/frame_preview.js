@@ -2,19 +2,11 @@
 // The sizes are the server's: this page only asks for them and draws.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { loadTranslations, sentence } from "./translations.js";
 
 const NODE_ID = "FluxKreaAspectRatioLatent";
 const SIZE_SETTINGS = ["aspect_ratio", "resolution", "swap_sides", "custom_ratio", "custom_megapixels"];
 const VIEW = { height: 132, frameWidth: 200, frameHeight: 80 }; // px
-
-let translations = {}; // language -> the texts of all packs' locales folders
-
-/** The sentence with this name in the user's language, else in English: ComfyUI gives extensions no translator. */
-function sentence(name) {
-  const language = app.extensionManager.setting.get("Comfy.Locale");
-  const texts = translations[language]?.fluxKrea ?? translations.en?.fluxKrea;
-  return texts?.framePreview[name];
-}
 
 /** Calls `after` whenever `object[name]` is called, without taking the place of what is there. */
 function chain(object, name, after) {
@@ -76,18 +68,18 @@ function addFramePreview(node) {
   async function update() {
     const request = ++latest;
     if (isLinked("picture")) {
-      view.showText(sentence("shapeIsLinked"));
+      view.showText(sentence("framePreview", "shapeIsLinked"));
       return;
     }
     if (SIZE_SETTINGS.some(isLinked)) {
-      view.showText(sentence("settingIsLinked"));
+      view.showText(sentence("framePreview", "settingIsLinked"));
       return;
     }
     const query = new URLSearchParams(settings.map(({ name, value }) => [name, value]));
     const answer = await api
       .fetchApi(`/flux_krea/frame?${query}`)
       .then((response) => response.json())
-      .catch(() => ({ error: sentence("noAnswer") }));
+      .catch(() => ({ error: sentence("framePreview", "noAnswer") }));
     if (request !== latest) return; // a later change has asked again
     if ("error" in answer) view.showText(answer.error);
     else view.showFrame(answer);
@@ -104,9 +96,7 @@ function addFramePreview(node) {
 
 app.registerExtension({
   name: "fluxkrea.FramePreview",
-  async init() {
-    translations = await api.getCustomNodesI18n();
-  },
+  init: loadTranslations,
   nodeCreated(node) {
     if (node.comfyClass === NODE_ID) addFramePreview(node);
   },

@@ -10,7 +10,7 @@ from dev.workflows import read
 LOCALES = ROOT / "locales"
 FILES = ("main.json", "nodeDefs.json")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-SAME_IN_CHINESE = {"Krea", "Flux Krea", "CLIP", "VAE", "Latent"}
+SAME_IN_CHINESE = {"Krea", "Flux Krea", "CLIP", "VAE", "Latent", "Open NSFW", "NSFW ViT"}
 """Names that Chinese users leave as they are."""
 
 
@@ -55,7 +55,13 @@ def test_chinese_keeps_numbers_and_file_names(both):
         assert not missing, f"{'.'.join(place)} lost {missing}: {chinese[place]}"
 
 
-def test_page_has_exactly_the_sentences_that_it_shows():
-    page = (ROOT / "web" / "frame_preview.js").read_text(encoding="utf-8")
-    shown = re.findall(r'sentence\("(\w+)"\)', page)
-    assert sorted(shown) == sorted(read(LOCALES / "en" / "main.json")["fluxKrea"]["framePreview"])
+@pytest.mark.parametrize(
+    "page, call, part",
+    [
+        ("frame_preview.js", r'sentence\("framePreview", "(\w+)"\)', "framePreview"),
+        ("review.js", r'say\("(\w+)"\)', "review"),
+    ],
+)
+def test_page_has_exactly_the_sentences_that_it_shows(page, call, part):
+    shown = re.findall(call, (ROOT / "web" / page).read_text(encoding="utf-8"))
+    assert sorted(set(shown)) == sorted(read(LOCALES / "en" / "main.json")["fluxKrea"][part])

