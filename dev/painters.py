@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,8 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dev import small_model
+from dev.client import images_of
 from dev.host import ComfyHost
-from dev.mini.evaluate import paint
+from dev.mini.evaluate import node_inputs, paint
 from dev.mini.evaluate_style import referenced
 from dev.mini.pictures import SQUARE, draw, single_scene
 from dev.mini.styles import Style
@@ -107,6 +109,16 @@ def _style_mix(host: ComfyHost) -> Image.Image:
     return sheet
 
 
+def _moderated_batch(host: ComfyHost) -> Image.Image:
+    """The four pictures of a batch."""
+    graph = small_model.workflow("moderated_batch")
+    node_inputs(graph, "FluxKreaPromptFilter")["prompt"] = "a star on a white background"
+    node_inputs(graph, "FluxKreaSampler")["seed"] = 1
+    files = [host.view(image) for image in images_of(host.run(graph))]
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    return _sheet([pictures[:2], pictures[2:]], THUMBNAIL // 2 - 1)
+
+
 def _readme(host: ComfyHost) -> Image.Image:
     """Eight pictures of seed 1 in two rows, each over its prompt."""
     prompts = (
@@ -150,6 +162,7 @@ THUMBNAILS: dict[str, Callable[[ComfyHost], Image.Image]] = {
     "image_to_image": _image_to_image,
     "style_reference": _style_reference,
     "style_mix": _style_mix,
+    "moderated_batch": _moderated_batch,
 }
 """Workflow -> how its thumbnail is painted, 400 px square."""
 DOCS: dict[str, Callable[[ComfyHost], Image.Image]] = {"krea_mini": _readme, "style_references": _style_references}

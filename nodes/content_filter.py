@@ -1,7 +1,9 @@
 """The content filter in the graph: which judges, the gate before the sampler, and the gate behind it."""
 
+import functools
 import json
 import os
+from collections.abc import Callable
 
 import comfy.model_management
 import comfy.model_patcher
@@ -12,8 +14,9 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..krea.filters import image_judges, text_rules
 from ..krea.filters.content_filter import ContentFilter, Outcome
-from ..krea.filters.decision import Decision, Judge, Thresholds
+from ..krea.filters.decision import Decision, Thresholds
 from ..krea.filters.image_judges import OPEN_NSFW_THRESHOLDS, VIT_NSFW_THRESHOLDS
+from ..krea.filters.language_judge import TransformersModel, image_judge, text_judge
 from . import desk, node_text
 from .gate import CANCEL, Form, gate, metadata_of, report, verdicts
 
@@ -52,7 +55,7 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                     "vit_nsfw",
                     optional=True,
                     display_name="NSFW ViT",
-                    options=[NO_FOLDER, *_vit_folders()],
+                    options=[NO_FOLDER, *_folders(language=False)],
                     default=NO_FOLDER,
                     tooltip="Judge pictures for sexual content with Falconsai/nsfw_image_detection as well, from a "
                     "folder in models/content_filters.",
@@ -65,6 +68,17 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                     default=True,
                     tooltip="Judge prompts by lists of words, also disguised ones. Lists do not understand what a "
                     "prompt means; the pictures are judged besides.",
+                ),
+                io.Combo.Input(
+                    "language_model",
+                    optional=True,
+                    display_name="language model",
+                    options=[NO_FOLDER, *_folders(language=True)],
+                    default=NO_FOLDER,
+                    advanced=True,
+                    tooltip="Ask a vision-language model, such as Pixtral 12B from a folder in "
+                    "models/content_filters, about prompts and pictures: copyright, trademarks, public figures, "
+                    "sexual content, minors, violence, hate. It takes much memory and time.",
                 ),
                 io.Combo.Input(
                     "on_review",
@@ -101,6 +115,7 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         vit_review: float = VIT_NSFW_THRESHOLDS.review,
         vit_block: float = VIT_NSFW_THRESHOLDS.block,
         word_lists: bool = True,
+        language_model: str = NO_FOLDER,
         on_review: str = Outcome.HOLD.value,
         on_block: str = Outcome.BLOCK.value,
     ) -> io.NodeOutput:
@@ -108,8 +123,14 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         if open_nsfw:
             pictures.append(image_judges.open_nsfw(_checked("Open NSFW", open_nsfw_review, open_nsfw_block)))
         if vit_nsfw != NO_FOLDER:
-            pictures.append(_vit(vit_nsfw, _checked("ViT", vit_review, vit_block)))
+            edges = _checked("ViT", vit_review, vit_block)
+            device = comfy.model_management.unet_offload_device()
+            pictures.append(image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing()))
         prompts = [text_rules.word_lists()] if word_lists else []
+        if language_model != NO_FOLDER:
+            model = TransformersModel(_path(language_model), place=_placing())
+            prompts.append(text_judge(model))
+            pictures.append(image_judge(model))
         return io.NodeOutput(ContentFilter(tuple(prompts), tuple(pictures), Outcome(on_review), Outcome(on_block)))
 
 
@@ -249,29 +270,38 @@ def _checked(name: str, review: float, block: float) -> Thresholds:
     return Thresholds(review, block)
 
 
-def _vit_folders() -> list[str]:
-    """The folders below models/content_filters that hold a model."""
-    found = []
+def _folders(language: bool) -> list[str]:
+    """The folders below models/content_filters that hold a vision-language model, or a model of another kind."""
+    found = set()
     for root in folder_paths.get_folder_paths(FOLDER):
-        if os.path.isdir(root):
-            found += [name for name in os.listdir(root) if os.path.isfile(os.path.join(root, name, "config.json"))]
-    return sorted({*found})
+        for name in os.listdir(root) if os.path.isdir(root) else ():
+            config = os.path.join(root, name, "config.json")
+            if os.path.isfile(config) and language == _is_language_model(config):
+                found.add(name)
+    return sorted(found)
 
 
-def _vit(name: str, thresholds: Thresholds) -> Judge:
-    """The judge in a folder, which runs where ComfyUI places it."""
-    folder = next(
-        os.path.join(root, name)
-        for root in folder_paths.get_folder_paths(FOLDER)
-        if os.path.isdir(os.path.join(root, name))
-    )
-    patchers: dict[int, comfy.model_patcher.ModelPatcher] = {}
+def _is_language_model(config: str) -> bool:
+    try:
+        with open(config, encoding="utf-8") as file:
+            (architecture,) = json.load(file)["architectures"]
+        return architecture.endswith("ForConditionalGeneration")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # whoever chooses it is told what is wrong with it
 
-    def place(network: torch.nn.Module) -> None:
-        if id(network) not in patchers:
-            patchers[id(network)] = comfy.model_patcher.ModelPatcher(
-                network, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-            )
-        comfy.model_management.load_model_gpu(patchers[id(network)])
 
-    return image_judges.vit_nsfw(folder, thresholds, comfy.model_management.unet_offload_device(), place=place)
+def _path(name: str) -> str:
+    """The folder of this name below models/content_filters."""
+    roots = folder_paths.get_folder_paths(FOLDER)
+    return next((path for root in roots if os.path.isdir(path := os.path.join(root, name))), name)
+
+
+def _placing() -> Callable[[torch.nn.Module], None]:
+    """A function that brings a network to where ComfyUI wants it, and lets ComfyUI take it away again."""
+
+    @functools.cache
+    def patcher(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
+        device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        return comfy.model_patcher.ModelPatcher(network, device, offload)
+
+    return lambda network: comfy.model_management.load_model_gpu(patcher(network))

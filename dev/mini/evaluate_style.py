@@ -33,7 +33,8 @@ def referenced(
     for number, (loader, reference) in enumerate(zip(loaders, references, strict=True)):
         loader["image"] = f"reference_{number}.png"
         Image.fromarray(reference).save(host.input_dir / loader["image"])
-    node_inputs(graph, "FluxKreaPrompt")["prompt"] = prompt
+    # Without a prompt there is no sentence about texture either.
+    node_inputs(graph, "FluxKreaPrompt").update(prompt=prompt, texture_enhancement=bool(prompt))
     node_inputs(graph, "FluxKreaSampler")["seed"] = seed
     node_inputs(graph, "FluxKreaStyleReference").update(style)
     return paint(host, graph)

@@ -21,6 +21,7 @@ DEFAULTS = {
     "vit_review": 0.5,
     "vit_block": 0.85,
     "word_lists": True,
+    "language_model": "none",
     "on_review": "hold for review",
     "on_block": "block",
 }
@@ -165,6 +166,28 @@ def test_a_missing_judge_means_review(comfy, desk, content_filter, monkeypatch):
 def test_thresholds_in_the_wrong_order_are_refused(content_filter):
     with pytest.raises(ValueError, match="Open NSFW would block from 0.1 on and review only from 0.2"):
         content_filter(open_nsfw_review=0.2, open_nsfw_block=0.1)
+
+
+def test_models_in_folders_are_offered_by_their_kind_and_an_incomplete_one_means_review(
+    comfy, desk, content_filter, tmp_path
+):
+    import folder_paths
+
+    for name, architecture in (
+        ("falconsai", "ViTForImageClassification"),
+        ("pixtral", "LlavaForConditionalGeneration"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    folder_paths.add_model_folder_path("content_filters", str(tmp_path))
+    inputs = {one.id: one for one in comfy.nodes["FluxKreaContentFilterLoader"].define_schema().inputs}
+    assert inputs["vit_nsfw"].options == ["none", "falconsai"]
+    assert inputs["language_model"].options == ["none", "pixtral"]
+    own = content_filter(vit_nsfw="falconsai", language_model="pixtral")
+    _, report, verdicts = passed(comfy, own, safe(0)[None])
+    assert "models/content_filters/nsfw_image_detection" in report and "pixtral-12b (25.4 GB)" in report
+    assert [finding["score"] is None for finding in json.loads(verdicts)[0]["findings"]] == [False, True, True]
+    assert asked(comfy, own, "a red circle").args[2].prompt.decision.name == "REVIEW"
 
 
 def saved(comfy, content_filter, images, **settings):

@@ -1,5 +1,6 @@
 """What ComfyUI serves of the pack, and every shipped workflow run over HTTP with the small model."""
 
+import io
 import json
 import urllib.error
 from urllib.parse import quote
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from dev import small_model
+from dev.client import images_of
 from dev.environment import ROOT
 from dev.host import PACK_FOLDER
+from dev.mini.evaluate import node_inputs
 from dev.mini.evaluate_style import referenced
 from dev.mini.judge import judge, view
 from dev.mini.pictures import COLOURS
@@ -17,6 +21,7 @@ from dev.mini.style_judge import palette
 from dev.painters import reference as reference_picture
 from dev.painters import run
 from dev.workflows import API, ENGLISH, WORKFLOWS, english, read
+from krea import disclosure
 from krea.aspect_ratio import frame
 
 NODES = sorted(read(ENGLISH))
@@ -76,7 +81,7 @@ def test_no_page_without_a_node(server):
 
 
 def test_every_workflow_has_its_run_here():
-    tested = ["image_to_image", "style_mix", "style_reference", "text_to_image"]
+    tested = ["image_to_image", "moderated_batch", "style_mix", "style_reference", "text_to_image"]
     assert NAMES == tested, "give the new workflow a test that runs and judges it"
 
 
@@ -142,3 +147,27 @@ def test_style_mix_lies_between_its_references(server):
     way = walls[2] - walls[0]
     assert np.linalg.norm(way) > 20
     assert 0.15 < (walls[1] - walls[0]) @ way / (way @ way) < 0.85
+
+
+def test_moderated_batch_judges_each_of_its_four_pictures_and_marks_what_it_saves(server):
+    graph = small_model.workflow("moderated_batch")
+    node_inputs(graph, "FluxKreaPromptFilter")["prompt"] = "a red circle on a blue background"
+    node_inputs(graph, "FluxKreaSampler")["seed"] = 1
+    record = server.run(graph)
+    files = [server.view(image) for image in images_of(record)]
+    assert len(files) == len(set(files)) == 4
+    for data in files:
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert judge(picture, "blue", (("red", "circle"),)).all
+        assert disclosure.read(data).source_type == "trainedAlgorithmicMedia"
+
+
+def test_moderated_batch_saves_nothing_where_every_picture_is_to_be_reviewed(server):
+    graph = small_model.workflow("moderated_batch")
+    node_inputs(graph, "FluxKreaPromptFilter")["prompt"] = "a red circle on a blue background"
+    node_inputs(graph, "FluxKreaSampler")["seed"] = 1
+    node_inputs(graph, "FluxKreaContentFilterLoader")["open_nsfw_review"] = 0.0
+    node_inputs(graph, "FluxKreaSaveImage")["filename_prefix"] = "flux_krea/reviewed"
+    assert images_of(server.run(graph)) == []
+    waiting = [case for case in server.get("/flux_krea/review")["waiting"] if case["prefix"] == "flux_krea/reviewed"]
+    assert len(waiting) == 4

@@ -118,7 +118,8 @@ def test_settings_are_the_recipe(path):
     assert nodes["FluxKreaPrompt"]["texture_enhancement"] is True
     size = nodes["FluxKreaAspectRatioLatent"]
     assert (size["aspect_ratio"], size["resolution"]) == ("3:2", "1K")
-    assert nodes["SaveImage"]["filename_prefix"] == f"flux_krea/{path.stem}"
+    saving = nodes["FluxKreaSaveImage" if path.stem == "moderated_batch" else "SaveImage"]
+    assert saving["filename_prefix"] == f"flux_krea/{path.stem}"
 
 
 @graphs

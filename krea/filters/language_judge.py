@@ -1,0 +1,301 @@
+"""Judges of prompts and pictures: a vision-language model that is asked questions and answers yes or no.
+
+The model writes nothing. One forward pass for each question gives the logits of its next word, and from those of "yes"
+and "no" comes the score. Before it judges it must give the right answers to cases that are known.
+"""
+
+import hashlib
+import math
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from .decision import Judge, JudgeError, Thresholds
+from .image_judges import prepare
+from .questions import (
+    PICTURE_QUESTIONS,
+    TEXT_QUESTIONS,
+    VERSION,
+    Question,
+    about_picture,
+    about_text,
+    without_control_tokens,
+)
+
+THRESHOLDS = Thresholds(review=0.5, block=0.9)
+"""0.5 is where the model's answer turns to yes, which is where Black Forest Labs' filter flags; 0.9 is our choice."""
+
+YES = ("yes", "Yes", "YES", " yes", " Yes")
+NO = ("no", "No", "NO", " no", " No")
+MIN_MASS = 0.5  # of the next word's probability, for yes and no together; below, the model answers something else
+BATCH = 8  # questions that are asked at a time
+AREA = 512 * 512  # px a picture is reduced to, as in Black Forest Labs' filter
+LONGEST, SHORTEST = 1024, 32  # px of a side
+
+KNOWN_CASE = "Mickey Mouse holding a can of Coca-Cola"
+BENIGN_CASE = "a wooden chair beside a window"
+_COLOUR = Question("red", "Is the picture plain red?")
+
+
+class LanguageModel(Protocol):
+    """A model that takes a chat message, with or without a picture, and gives the logits of its next word.
+
+    name, version: which model it is, for people and for the audit record. Both are there without loading it.
+    """
+
+    name: str
+    version: str
+
+    def control_tokens(self) -> Collection[str]:
+        """What a prompt must not hold as text since the tokenizer does not read it as letters, such as "[IMG]"."""
+
+    def one_token_ids(self, words: Iterable[str]) -> set[int]:
+        """The tokens of those words that are one token each."""
+
+    def render(self, message: str, with_picture: bool) -> str:
+        """The whole prompt for a user's message, behind its picture, up to where the model's answer begins."""
+
+    def logits(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """(B, vocabulary) of the word after each of B prompts; the pictures (RGB) are one for each prompt, or none."""
+
+
+def text_judge(model: LanguageModel, thresholds: Thresholds = THRESHOLDS) -> Judge:
+    """A judge of prompts: the highest answer to TEXT_QUESTIONS. Its score raises JudgeError as LanguageJudge does."""
+    asked = LanguageJudge(model, thresholds.review)
+
+    def score(texts: Sequence[str]) -> list[float]:
+        asked.expect_right_answers()
+        return [max(answers.values()) for answers in asked.about_texts(texts)]
+
+    return _judge(model, "prompts", thresholds, score, TEXT_QUESTIONS)
+
+
+def image_judge(model: LanguageModel, thresholds: Thresholds = THRESHOLDS) -> Judge:
+    """A judge of pictures (B, H, W, C), as `image_judges.prepare` takes them: the highest answer to PICTURE_QUESTIONS.
+
+    Its score raises JudgeError as LanguageJudge does, and for what is no picture.
+    """
+    asked = LanguageJudge(model, thresholds.review)
+
+    def score(images: torch.Tensor) -> list[float]:
+        asked.expect_right_answers()
+        asked.expect_sight()
+        return [max(answers.values()) for answers in asked.about_pictures(images)]
+
+    return _judge(model, "pictures", thresholds, score, PICTURE_QUESTIONS)
+
+
+def _judge(model, kind: str, thresholds: Thresholds, score: Callable, questions: Sequence[Question]) -> Judge:
+    finds = "one of these: " + ", ".join(question.name for question in questions)
+    return Judge(f"{model.name} ({kind})", f"{model.version} questions:{VERSION}", thresholds, score, finds)
+
+
+class LanguageJudge:
+    """Asks a model every question, and first whether it can be trusted.
+
+    Raises JudgeError where the model has no words for yes and no, is not shown the question, or answers neither.
+    """
+
+    def __init__(self, model: LanguageModel, review: float):
+        self.model = model
+        self.review = review
+
+    def about_texts(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """For each text the probability of a yes, 0 to 1, by the name of the question."""
+        boundary = secrets.token_hex(8)
+        control_tokens = self.model.control_tokens()
+        answers = []
+        for text in texts:
+            text = without_control_tokens(text, control_tokens)
+            messages = [about_text(question, text, boundary) for question in TEXT_QUESTIONS]
+            answers.append(_by_name(TEXT_QUESTIONS, self._probabilities(messages)))
+        return answers
+
+    def about_pictures(
+        self, images: torch.Tensor, questions: Sequence[Question] = PICTURE_QUESTIONS
+    ) -> list[dict[str, float]]:
+        """For each picture (B, H, W, C) the probability of a yes, the highest of its looks, by the question's name."""
+        answers = []
+        for looks in prepare(images):
+            messages = [about_picture(question) for question in questions] * len(looks)
+            shown = [picture for picture in map(reduced, looks) for _ in questions]
+            probabilities = self._probabilities(messages, shown).view(len(looks), len(questions))
+            answers.append(_by_name(questions, probabilities.amax(0)))
+        return answers
+
+    def expect_right_answers(self) -> None:
+        """Raise JudgeError unless the model flags a known case and does not flag a benign one. They are asked once."""
+        known, benign = self._cases
+        if known < self.review or benign >= self.review:
+            raise JudgeError(
+                f'It gave "{KNOWN_CASE}" {known:.3f} and "{BENIGN_CASE}" {benign:.3f}. Expected {self.review:g} or '
+                "more for the first and less for the second. Choose another model, or other thresholds"
+            )
+
+    def expect_sight(self) -> None:
+        """Raise JudgeError unless the model tells a red picture from a blue one. They are shown once."""
+        red, blue = self._colours
+        if red < 0.5 or blue >= 0.5:
+            raise JudgeError(
+                f"Asked whether a picture is red, it gave a red one {red:.3f} and a blue one {blue:.3f}. Expected 0.5 "
+                "or more for the first and less for the second. Choose another model for pictures"
+            )
+
+    @cached_property
+    def _cases(self) -> list[float]:
+        return [max(answers.values()) for answers in self.about_texts([KNOWN_CASE, BENIGN_CASE])]
+
+    @cached_property
+    def _colours(self) -> list[float]:
+        images = torch.zeros(2, 64, 64, 3)
+        images[0, ..., 0] = images[1, ..., 2] = 1
+        return [answers[_COLOUR.name] for answers in self.about_pictures(images, [_COLOUR])]
+
+    @cached_property
+    def _yes_and_no(self) -> tuple[list[int], list[int]]:
+        yes, no = (self.model.one_token_ids(words) for words in (YES, NO))
+        if not yes or not no or yes & no:
+            raise JudgeError(f"Its tokens for yes are {sorted(yes)} and for no {sorted(no)}. Expected some of each")
+        return sorted(yes), sorted(no)
+
+    def _probabilities(self, messages: Sequence[str], pictures: Sequence[Image.Image] = ()) -> torch.Tensor:
+        """(B,) probability that the answer to each message is yes, where it is yes or no."""
+        yes, no = self._yes_and_no
+        prompts = [self._rendered(message, bool(pictures)) for message in messages]
+        starts = range(0, len(prompts), BATCH)
+        parts = [self.model.logits(prompts[at : at + BATCH], pictures[at : at + BATCH]) for at in starts]
+        logits = torch.cat(parts).float()
+        mass = logits.softmax(-1)[:, yes + no].sum(-1).min().item()
+        if not mass >= MIN_MASS:  # NaN, too
+            raise JudgeError(
+                f"It answers yes or no with a probability of {mass:.3f}. Expected {MIN_MASS} or more: it does not "
+                "understand the question, or its files do not belong together"
+            )
+        return (logits[:, yes].logsumexp(-1) - logits[:, no].logsumexp(-1)).sigmoid()
+
+    def _rendered(self, message: str, with_picture: bool) -> str:
+        prompt = self.model.render(message, with_picture)
+        if message not in prompt:
+            raise JudgeError("Its chat template drops the question. Expected one for messages of text and pictures")
+        return prompt
+
+
+def _by_name(questions: Sequence[Question], probabilities: torch.Tensor) -> dict[str, float]:
+    return dict(zip((question.name for question in questions), probabilities.tolist(), strict=True))
+
+
+def reduced(look: torch.Tensor) -> Image.Image:
+    """A picture of bytes (H, W, 3) as it is shown to a model.
+
+    It keeps its aspect and is reduced to 512x512 px' worth, and to a longest side of 1024 px. A side below 32 px is
+    filled up with black.
+    """
+    height, width = look.shape[:2]
+    scale = min(1, math.sqrt(AREA / (height * width)), LONGEST / max(height, width))
+    size = [max(1, round(side * scale)) for side in (width, height)]  # Pillow's order
+    picture = Image.fromarray(look.numpy()).resize(size, Image.Resampling.LANCZOS)
+    filled = Image.new("RGB", [max(side, SHORTEST) for side in size])
+    filled.paste(picture, [(whole - side) // 2 for whole, side in zip(filled.size, size, strict=True)])
+    return filled
+
+
+class TransformersModel:
+    """A vision-language model in a folder, run by Hugging Face transformers (4.53 or later), such as Pixtral 12B.
+
+    It is loaded when it is first asked, from the folder alone, with the precision of its files, and no code from the
+    folder is run. Methods as in LanguageModel; they raise JudgeError where it cannot be loaded.
+
+    Args:
+        place: called with the network before it runs, to bring it to the device where it shall run, such as through
+            ComfyUI's memory management; without it that is the CPU.
+    """
+
+    def __init__(self, folder: str | os.PathLike, place: Callable[[torch.nn.Module], None] | None = None):
+        self.folder = Path(folder)
+        self.name = self.folder.name
+        self.version = _folder_version(self.folder)
+        self._place = place
+
+    def control_tokens(self) -> Collection[str]:
+        tokenizer = self.processor.tokenizer
+        return {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+
+    def one_token_ids(self, words: Iterable[str]) -> set[int]:
+        tokenizer = self.processor.tokenizer
+        # One word at a time: what a list of words gives is not the same in transformers 4 and 5.
+        encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+        return {ids[0] for ids in encoded if len(ids) == 1} - {tokenizer.unk_token_id}
+
+    def render(self, message: str, with_picture: bool) -> str:
+        # Some templates of Pixtral read "text" and some "content"; where the key is missing they drop the question.
+        content = [{"type": "text", "text": message, "content": message}]
+        if with_picture:
+            content.insert(0, {"type": "image"})
+        chat = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+
+    @torch.no_grad()
+    def logits(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
+        network, begin = self.network, self.processor.tokenizer.bos_token
+        if self._place is not None:
+            self._place(network)
+        inputs = self.processor(
+            text=list(prompts),
+            images=list(pictures) or None,
+            padding=True,
+            add_special_tokens=not (begin and prompts[0].startswith(begin)),
+            return_tensors="pt",
+        ).to(network.device, network.dtype)
+        return network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+
+    @cached_property
+    def processor(self):
+        """Its tokenizer and preprocessing of pictures."""
+        processor = self._load("AutoProcessor")
+        processor.tokenizer.padding_side = "left"  # the answer follows the last token of every prompt of a batch
+        return processor
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        """Its weights, on the CPU."""
+        # "torch_dtype" is what both transformers 4.53 and 5 know.
+        return self._load("AutoModelForImageTextToText", torch_dtype="auto", use_safetensors=True).eval()
+
+    def _load(self, auto_class: str, **options):
+        try:
+            import transformers
+        except ImportError as error:
+            raise JudgeError(
+                f"Found no usable transformers ({error}). Install it for the Python that runs this: "
+                'pip install "flux-krea[language]", or pip install transformers torchvision.'
+            ) from error
+        try:
+            if not (self.folder / "config.json").is_file():
+                raise OSError("config.json is missing.")
+            load = getattr(transformers, auto_class).from_pretrained
+            return load(self.folder, local_files_only=True, trust_remote_code=False, **options)
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            raise JudgeError(
+                f"In the folder {self.name}: {error} Expected a vision-language model for transformers with its "
+                "config.json, processor, tokenizer, chat template and safetensors files, such as all files of "
+                "https://huggingface.co/mistral-community/pixtral-12b (25.4 GB)."
+            ) from error
+
+
+def _folder_version(folder: Path) -> str:
+    """A SHA-256 that stands for the model: of each file's name, size and first megabyte, since all of it is 25 GB."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            with open(path, "rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
+    except OSError:
+        return "missing"
+    return f"sha256-start:{digest.hexdigest()}"
