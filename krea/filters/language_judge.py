@@ -273,8 +273,8 @@ class TransformersModel:
             import transformers
         except ImportError as error:
             raise JudgeError(
-                f"Found no usable transformers ({error}). Install it for the Python that runs this: "
-                'pip install "flux-krea[language]", or pip install transformers torchvision.'
+                f'Found no usable transformers ({error}). Install the extra "language" into ComfyUI\'s Python: pip '
+                "install transformers torchvision."
             ) from error
         try:
             if not (self.folder / "config.json").is_file():
