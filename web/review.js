@@ -59,7 +59,11 @@ class ReviewTab {
   async refresh() {
     const answer = await this.ask(PATH);
     if (!answer) return;
-    this.list.replaceChildren(...answer.waiting.map((picture) => this.card(picture)));
+    // Cards that stay are left alone: somebody may be writing a note into one.
+    const cards = new Map([...this.list.children].map((card) => [card.dataset.id, card]));
+    for (const picture of answer.waiting)
+      if (!cards.delete(picture.id)) this.list.append(this.card(picture));
+    for (const card of cards.values()) this.remove(card);
     this.count();
   }
 
@@ -85,6 +89,7 @@ class ReviewTab {
         element("button", { name: "reject", textContent: say("reject"), onclick: () => decide(false) }),
       ),
     );
+    card.dataset.id = picture.id;
     const decide = (approved) => this.decide(card, picture.id, approved, note.value);
     card.addEventListener("keydown", (event) => {
       if (event.target !== card || event.ctrlKey || event.metaKey || event.altKey) return; // typing, or a shortcut
@@ -138,13 +143,15 @@ app.registerExtension({
   name: "fluxkrea.Review",
   async init() {
     await loadTranslations();
+    let tab;
+    api.addEventListener("execution_success", () => tab?.refresh());
     app.extensionManager.registerSidebarTab({
       id: "flux-krea-review",
       icon: "pi pi-eye",
       title: say("title"),
       tooltip: say("tooltip"),
       type: "custom",
-      render: (root) => new ReviewTab(root),
+      render: (root) => (tab = new ReviewTab(root)),
     });
   },
 });

@@ -16,10 +16,10 @@ NUMBERS = itertools.count()  # a graph that ComfyUI has run before would hold no
 def held(server):
     """Holds pictures for review, under a name of their own; gives that name."""
     Image.new("RGB", (96, 96), SKIN).save(server.input_dir / "flagged.png")
+    for case in server.get("/flux_krea/review")["waiting"]:
+        server.request(f"/flux_krea/review/{case['id']}", {"approved": False})
 
     def hold(count, name="review"):
-        for case in server.get("/flux_krea/review")["waiting"]:
-            server.request(f"/flux_krea/review/{case['id']}", {"approved": False})
         graph = gated(["flagged.png"] * count, 0)
         prefix = graph["save"]["inputs"]["filename_prefix"] = f"{name}{next(NUMBERS)}"
         server.run(graph)
@@ -76,6 +76,20 @@ def test_the_keyboard_is_enough(page, server, held):
     page.keyboard.type("a fair picture, rather")
     assert tab.locator("article").count() == 1 and len(waiting(server, prefix)) == 1
     assert len(released(server, prefix)) == 1
+
+
+def test_a_picture_that_is_held_meanwhile_appears_and_a_note_in_writing_stays(page, server, held):
+    prefix = held(1)
+    tab = open_tab(page)
+    tab.locator("[name=note]").fill("half a sen")
+    frontend.open_graph(page, {"nodes": [], "links": [], "version": 0.4})
+    page.evaluate(
+        "([graph, name]) => { graph.save.inputs.filename_prefix = name;"
+        " return app.api.queuePrompt(0, { output: graph, workflow: {} }); }",
+        [gated(["flagged.png"], 0), f"{prefix}_meanwhile"],
+    )
+    page.wait_for_function(f"() => document.querySelectorAll('{TAB} article').length === 2")
+    assert [note.input_value() for note in tab.locator("[name=note]").all()] == ["half a sen", ""]
 
 
 def test_of_two_tabs_the_second_learns_that_somebody_has_decided(browser, page, server, held):
