@@ -11,6 +11,7 @@ from dev.client import PromptRejected, RunFailed, images_of
 NODES = {
     *("FluxKreaModelLoader", "FluxKreaPrompt", "FluxKreaAspectRatioLatent", "FluxKreaSampler"),
     *("FluxKreaStyleModelLoader", "FluxKreaStyleReference"),
+    *("FluxKreaContentFilterLoader", "FluxKreaPromptFilter", "FluxKreaContentFilter", "FluxKreaSaveImage"),
 }
 
 
