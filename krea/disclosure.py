@@ -30,9 +30,9 @@ FORMATS = tuple(_MAX_SIDE)
 _MAX_JPEG_EXIF = 65533
 
 _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-_XMP = "http://ns.adobe.com/xap/1.0/"
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-_PNG_XMP = "XML:com.adobe.xmp"
+_ADOBE = "http://ns.adobe.com/xap/1.0/"
+_SYNTAX = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_PNG_PACKET = "XML:com.adobe.xmp"
 
 
 class DigitalSourceType(Enum):
@@ -126,14 +126,14 @@ def encode(
     exif, packet = Image.Exif(), b""
     if disclosure.source_type is not None:
         exif[Tag.Software] = _SOFTWARE[disclosure.source_type]
-        packet = _xmp(disclosure)
+        packet = _packet(disclosure)
     entries, notes = _entries(metadata if disclosure.keep_metadata else {})
     if file_format == "png":
         info = PngInfo()
         for name, text in entries.items():
             info.add_text(name, text)
         if packet:
-            info.add_itxt(_PNG_XMP, packet.decode(), zip=False)  # Image.save(xmp=...) writes nothing into a PNG
+            info.add_itxt(_PNG_PACKET, packet.decode(), zip=False)  # Image.save(xmp=...) writes nothing into a PNG
         options = {"pnginfo": info, "compress_level": 4}  # 4: as ComfyUI's Save Image
     else:
         notes += _add_to_exif(exif, entries, _MAX_JPEG_EXIF if file_format == "jpeg" else None)
@@ -194,12 +194,12 @@ def _labelled(image: Image.Image) -> Image.Image:
     return labelled.convert(image.mode)
 
 
-def _xmp(disclosure: Disclosure) -> bytes:
+def _packet(disclosure: Disclosure) -> bytes:
     """The XMP packet (ISO 16684-1), UTF-8."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">'
-        f'<rdf:Description rdf:about="" xmlns:xmp="{_XMP}" xmlns:Iptc4xmpExt="{_IPTC_EXT}"'
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_SYNTAX}">'
+        f'<rdf:Description rdf:about="" xmlns:xmp="{_ADOBE}" xmlns:Iptc4xmpExt="{_IPTC_EXT}"'
         f" xmp:CreatorTool={quoteattr(disclosure.creator_tool)}"
         f' Iptc4xmpExt:DigitalSourceType="{disclosure.source_type.uri}"/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
@@ -277,23 +277,23 @@ def read(data: bytes) -> Statement:
             packet = image.info.get("xmp", b"")
     except Exception as error:  # Pillow has no common type for what damaged files raise
         raise ValueError(f"Found no whole PNG, JPEG or WebP file ({type(error).__name__}).") from error
-    texts.pop(_PNG_XMP, None)
+    texts.pop(_PNG_PACKET, None)
     for tag in (Tag.Model, Tag.Make, Tag.ImageDescription, Tag.DocumentName):
         name, _, text = str(exif.get(tag, "")).partition(":")
         if _is_json(text):
             texts[name] = text
-    properties = _xmp_properties(packet)
+    properties = _properties(packet)
     source_type = properties.get(f"{{{_IPTC_EXT}}}DigitalSourceType")
     software = exif.get(Tag.Software)
     return Statement(
         source_type=source_type and source_type.rpartition("/")[2],
-        creator_tool=properties.get(f"{{{_XMP}}}CreatorTool"),
+        creator_tool=properties.get(f"{{{_ADOBE}}}CreatorTool"),
         software=software if isinstance(software, str) else None,
         metadata=texts,
     )
 
 
-def _xmp_properties(packet: bytes) -> dict[str, str]:
+def _properties(packet: bytes) -> dict[str, str]:
     """The simple properties of an XMP packet, written as attributes or as elements."""
     text = packet.decode("utf-8", "replace").strip("\0\ufeff \t\r\n")
     if "<!DOCTYPE" in text:  # XMP has none; it could define entities that expand without end
@@ -303,8 +303,8 @@ def _xmp_properties(packet: bytes) -> dict[str, str]:
     except ElementTree.ParseError:
         return {}
     properties = {}
-    for description in root.iterfind(f".//{{{_RDF}}}RDF/{{{_RDF}}}Description"):
+    for description in root.iterfind(f".//{{{_SYNTAX}}}RDF/{{{_SYNTAX}}}Description"):
         properties.update(description.attrib)
         for element in description:
-            properties[element.tag] = (element.get(f"{{{_RDF}}}resource") or element.text or "").strip()
+            properties[element.tag] = (element.get(f"{{{_SYNTAX}}}resource") or element.text or "").strip()
     return properties

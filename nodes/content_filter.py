@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -125,7 +126,10 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         if vit_nsfw != NO_FOLDER:
             edges = _checked("ViT", vit_review, vit_block)
             device = comfy.model_management.unet_offload_device()
-            pictures.append(image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing()))
+            operations = comfy.ops.manual_cast
+            pictures.append(
+                image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing(), operations=operations)
+            )
         prompts = [text_rules.word_lists()] if word_lists else []
         if language_model != NO_FOLDER:
             model = TransformersModel(_path(language_model), place=_placing())

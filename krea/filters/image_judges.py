@@ -52,6 +52,7 @@ def vit_nsfw(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     place: Callable[[VisionTransformer], None] | None = None,
+    operations=torch.nn,
 ) -> Judge:
     """Falconsai/nsfw_image_detection, or another ViT classifier with a label "nsfw", from a folder.
 
@@ -63,12 +64,13 @@ def vit_nsfw(
         device, dtype: where the network is loaded to, and its precision.
         place: called with the network before each score, to bring it to the device where it shall run, such as through
             ComfyUI's memory management.
+        operations: where the network's layers come from; see load_vit.
     """
 
     @cache
     def network() -> VisionTransformer:
         try:
-            return load_vit(folder, "nsfw", device, dtype)
+            return load_vit(folder, "nsfw", device, dtype, operations)
         except ModelFileError as error:
             raise JudgeError(f"In the folder {Path(folder).name}: {error} {VIT_NSFW_FILES}") from error
 

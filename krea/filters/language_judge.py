@@ -258,7 +258,7 @@ class TransformersModel:
     @cached_property
     def processor(self):
         """Its tokenizer and preprocessing of pictures."""
-        processor = self._load("AutoProcessor")
+        processor = self._load(lambda transformers: transformers.AutoProcessor)
         processor.tokenizer.padding_side = "left"  # the answer follows the last token of every prompt of a batch
         return processor
 
@@ -266,9 +266,11 @@ class TransformersModel:
     def network(self) -> torch.nn.Module:
         """Its weights, on the CPU."""
         # "torch_dtype" is what both transformers 4.53 and 5 know.
-        return self._load("AutoModelForImageTextToText", torch_dtype="auto", use_safetensors=True).eval()
+        return self._load(
+            lambda transformers: transformers.AutoModelForImageTextToText, torch_dtype="auto", use_safetensors=True
+        ).eval()
 
-    def _load(self, auto_class: str, **options):
+    def _load(self, auto_class: Callable, **options):
         try:
             import transformers
         except ImportError as error:
@@ -279,8 +281,9 @@ class TransformersModel:
         try:
             if not (self.folder / "config.json").is_file():
                 raise OSError("config.json is missing.")
-            load = getattr(transformers, auto_class).from_pretrained
-            return load(self.folder, local_files_only=True, trust_remote_code=False, **options)
+            return auto_class(transformers).from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False, **options
+            )
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise JudgeError(
                 f"In the folder {self.name}: {error} Expected a vision-language model for transformers with its "

@@ -8,7 +8,6 @@ known and can never know most. The judges of pictures come after them, and passi
 Nudity in the words of art or of medicine passes: it is not unlawful, and how it looks is for the judges of pictures.
 """
 
-import codecs
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -105,7 +104,8 @@ _REPEATED = re.compile(r"(.)\1+")
 _EXCLAMATION = re.compile(r"!+(?!\w)")  # elsewhere the sign may be an i
 _LEET = [str.maketrans("0123456789@$€+|!", f"o{one}zeasgtbgaset{one}{one}") for one in "il"]
 _HARMLESS = "harmless"
-_CODED = " (rot13)"
+_SHIFTED = " (shifted)"  # by half of the alphabet, so that nobody reads a slur by chance
+_HALF = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
 _AGES = """1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 one two three four five six seven eight nine ten eleven twelve
 thirteen fourteen fifteen sixteen seventeen""".split()
 
@@ -199,11 +199,11 @@ def _terms(text: str) -> Iterator[tuple[str, str]]:
     parser.read_string(text)
     for section in parser.sections():
         terms = ",".join(parser[section])
-        if section.endswith(_CODED):
-            terms = codecs.decode(terms, "rot13")
+        if section.endswith(_SHIFTED):
+            terms = terms.translate(_HALF)
         for term in terms.split(","):
             for age in _AGES if "{age}" in term else ("",):
-                yield section.removesuffix(_CODED), term.replace("{age}", age)
+                yield section.removesuffix(_SHIFTED), term.replace("{age}", age)
 
 
 @cache

@@ -69,16 +69,16 @@ class VitConfig:
 class VisionTransformer(nn.Module):
     """A ViT classifier: pixels (B, 3, S, S), normalised, -> logits (B, labels)."""
 
-    def __init__(self, config: VitConfig):
+    def __init__(self, config: VitConfig, operations):
         super().__init__()
         self.config = config
         tokens = (config.image_size // config.patch_size) ** 2 + 1
         self.class_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.positions = nn.Parameter(torch.empty(1, tokens, config.width))
-        self.patches = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, config.epsilon)
-        self.classifier = nn.Linear(config.width, config.labels)
+        self.patches = operations.Conv2d(3, config.width, config.patch_size, config.patch_size)
+        self.layers = nn.ModuleList(Layer(config, operations) for _ in range(config.depth))
+        self.norm = operations.LayerNorm(config.width, config.epsilon)
+        self.classifier = operations.Linear(config.width, config.labels)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens = self.patches(pixels).flatten(2).mT  # (B, 3, S, S) -> (B, L, width)
@@ -103,12 +103,12 @@ class VisionTransformer(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a norm and added to what came in."""
 
-    def __init__(self, config: VitConfig):
+    def __init__(self, config: VitConfig, operations):
         super().__init__()
         width, self.heads = config.width, config.heads
-        self.norm1, self.norm2 = (nn.LayerNorm(width, config.epsilon) for _ in range(2))
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down = nn.Linear(width, config.feed), nn.Linear(config.feed, width)
+        self.norm1, self.norm2 = (operations.LayerNorm(width, config.epsilon) for _ in range(2))
+        self.query, self.key, self.value, self.out = (operations.Linear(width, width) for _ in range(4))
+        self.up, self.down = operations.Linear(width, config.feed), operations.Linear(config.feed, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.norm1(tokens)
@@ -118,16 +118,19 @@ class Layer(nn.Module):
 
 
 def load_vit(
-    folder: str | os.PathLike, label: str, device: torch.device | str, dtype: torch.dtype
+    folder: str | os.PathLike, label: str, device: torch.device | str, dtype: torch.dtype, operations=nn
 ) -> VisionTransformer:
     """The classifier in a folder, for the probability of one of its labels.
+
+    Args:
+        operations: where its layers' classes come from, such as ComfyUI's, which cast and move weights as needed.
 
     Raises:
         ModelFileError: a file is missing, damaged or of another architecture, or there is no such label.
     """
     folder = Path(folder)
     with torch.device("meta"):
-        network = VisionTransformer(_read_config(folder, label))
+        network = VisionTransformer(_read_config(folder, label), operations)
     header = read_header(folder / WEIGHTS)
     names = {name: ".".join(_NAMES.get(part, part) for part in name.split(".")) for name in network.state_dict()}
     for name, parameter in network.state_dict().items():

@@ -190,6 +190,37 @@ def test_models_in_folders_are_offered_by_their_kind_and_an_incomplete_one_means
     assert asked(comfy, own, "a red circle").args[2].prompt.decision.name == "REVIEW"
 
 
+def test_a_vit_runs_where_comfyui_places_it(comfy, desk, content_filter, tmp_path):
+    """On ComfyUI's own layers, and again after ComfyUI took it away: the score that transformers gives."""
+    import folder_paths
+    from comfy.model_management import unload_all_models
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, pipeline
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    labels = {"normal": 0, "nsfw": 1}
+    config = ViTConfig(
+        **sizes, image_size=64, label2id=labels, id2label={place: name for name, place in labels.items()}
+    )
+    folder = tmp_path / "small_vit"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    folder_paths.add_model_folder_path("content_filters", str(tmp_path))
+    own = content_filter(open_nsfw=False, vit_nsfw="small_vit")
+    score = passed_score(comfy, own)
+    unload_all_models()
+    assert passed_score(comfy, own) == score
+    picture = Image.fromarray((safe(3) * 255).round().byte().numpy())
+    theirs = {one["label"]: one["score"] for one in pipeline("image-classification", model=str(folder))(picture)}
+    assert score == pytest.approx(theirs["nsfw"], abs=1e-3)
+
+
+def passed_score(comfy, own):
+    (verdict,) = json.loads(passed(comfy, own, safe(3)[None])[2])
+    return verdict["findings"][0]["score"]
+
+
 def saved(comfy, content_filter, images, **settings):
     settings = {"filename_prefix": "Krea", "file_format": "png"} | settings
     return execute(comfy, "FluxKreaSaveImage", filter=content_filter, images=images, **settings)

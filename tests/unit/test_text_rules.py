@@ -303,12 +303,12 @@ def sections():
 
 def test_every_list_is_used_and_every_used_list_exists():
     used = {name for rule in RULES for name in (*rule.lists, *rule.unless)}
-    assert {name.removesuffix(" (rot13)") for name in sections()} == used | {"harmless"}
+    assert {name.removesuffix(" (shifted)") for name in sections()} == used | {"harmless"}
 
 
 def test_slurs_are_not_displayed():
     words = LISTS.read_text(encoding="utf-8").replace(",", " ").split()
-    coded = sections()["slur (rot13)"]
+    coded = sections()["slur (shifted)"]
     assert coded
     assert [term for term in coded if codecs.decode(term, "rot13") in words] == []
 
