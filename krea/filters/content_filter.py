@@ -49,8 +49,7 @@ class ContentFilter:
         verdicts = judge(self.image_judges, pictures, cancel)
         if self.prompt is None:
             return verdicts
-        # Without a judge of pictures nothing was judged, whatever is known of the prompt.
-        return [Verdict(own.findings + self.prompt.findings) if own.findings else own for own in verdicts]
+        return [Verdict(own.findings + self.prompt.findings) for own in verdicts]
 
     def outcome(self, verdict: Verdict) -> Outcome:
         """What becomes of a picture with this verdict."""

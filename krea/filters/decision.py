@@ -49,6 +49,9 @@ class Finding:
     reason: str
 
 
+NO_JUDGE = Finding("none", "", Thresholds(0, 1), None, Decision.REVIEW, "Not reviewed: the filter has no judge for it.")
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What all judges found about one picture or prompt."""
@@ -57,14 +60,12 @@ class Verdict:
 
     @property
     def decision(self) -> Decision:
-        """The strictest of the findings; without any, review."""
-        return max((finding.decision for finding in self.findings), default=Decision.REVIEW)
+        """The strictest of the findings, of which there is at least one."""
+        return max(finding.decision for finding in self.findings)
 
     @property
     def reasons(self) -> list[str]:
         """Why the decision is not pass; empty where it is."""
-        if not self.findings:
-            return ["Not reviewed: the filter has no judge for it."]
         return [finding.reason for finding in self.findings if finding.decision is not Decision.PASS]
 
 
@@ -106,8 +107,8 @@ def judge(judges: Sequence[Judge], things: Sequence, cancel: tuple[type[Exceptio
     Args:
         cancel: exceptions that mean the user's cancel; they go on, every other one is a judge that did not judge.
     """
-    findings = zip(*(_findings(one, things, cancel) for one in judges), strict=True)
-    return [Verdict(of_one) for of_one in findings] if judges else [Verdict(()) for _ in things]
+    findings = [_findings(one, things, cancel) for one in judges] or [[NO_JUDGE for _ in things]]
+    return [Verdict(of_one) for of_one in zip(*findings, strict=True)]
 
 
 def _findings(one: Judge, things: Sequence, cancel: tuple[type[Exception], ...]) -> list[Finding]:

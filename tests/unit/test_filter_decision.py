@@ -5,7 +5,7 @@ import math
 import pytest
 
 from krea.filters.content_filter import ContentFilter, Outcome
-from krea.filters.decision import Decision, Judge, JudgeError, Thresholds, Verdict, judge
+from krea.filters.decision import Decision, Judge, JudgeError, Thresholds, judge
 
 EDGES = Thresholds(0.2, 0.8)
 
@@ -49,8 +49,9 @@ def test_the_strictest_judge_counts():
 
 
 def test_without_a_judge_everything_is_reviewed():
-    assert [verdict.decision for verdict in judge([], [0, 1])] == [Decision.REVIEW] * 2
-    assert Verdict(()).reasons == ["Not reviewed: the filter has no judge for it."]
+    verdicts = judge([], [0, 1])
+    assert [verdict.decision for verdict in verdicts] == [Decision.REVIEW] * 2
+    assert verdicts[0].reasons == ["Not reviewed: the filter has no judge for it."]
 
 
 def test_a_failing_judge_means_review_and_does_not_hold_up_the_others():
@@ -105,4 +106,11 @@ def test_what_a_prompt_has_counts_for_its_pictures():
 def test_a_good_prompt_alone_is_no_review_of_a_picture():
     unseen = ContentFilter((fixed(0.0),), ())
     own = unseen.with_prompt(unseen.judge_prompt([0]), "key")
+    assert own.outcome(own.judge_pictures([0])[0]) is Outcome.HOLD
+
+
+def test_a_prompt_that_nobody_judged_sends_its_pictures_to_review():
+    unread = ContentFilter((), (fixed(0.0),))
+    own = unread.with_prompt(unread.judge_prompt([0]), "key")
+    assert unread.outcome(unread.judge_pictures([0])[0]) is Outcome.PASS
     assert own.outcome(own.judge_pictures([0])[0]) is Outcome.HOLD
