@@ -20,6 +20,7 @@ PATH = "/flux_krea/review"
 MAX_WORDS = {"reviewer": 200, "note": 4000}  # characters
 # Never kept by a browser or a proxy, never run as anything but a picture.
 _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+_NOT_CARRIED_OUT = "A decision is kept, but could not be carried out yet; it is tried again when ComfyUI starts."
 
 
 def add_routes() -> None:
@@ -29,10 +30,8 @@ def add_routes() -> None:
         return
     try:
         desk.quarantine().resume()
-    except OSError:
-        logging.exception(
-            "Krea Review: what was decided before the last stop is not settled; it will be at the next start"
-        )
+    except (OSError, ValueError):  # ValueError: a damaged record or ruling
+        logging.exception("Krea Review: %s", _NOT_CARRIED_OUT)
     server.routes.get(PATH)(_list)
     server.routes.get(PATH + "/{id}/picture")(_picture)
     server.routes.post(PATH + "/{id}")(_rule)
@@ -62,6 +61,9 @@ async def _rule(request: web.Request) -> web.Response:
         )
     except NotWaitingError:
         raise _not_waiting() from None
+    except (OSError, ValueError) as error:
+        logging.exception("Krea Review: %s", _NOT_CARRIED_OUT)
+        raise _refused(web.HTTPInternalServerError, f"{_NOT_CARRIED_OUT} ({error})") from error
     return web.json_response({"approved": ruling.approved, "released": ruling.released}, headers=_PRIVATE)
 
 
@@ -85,9 +87,8 @@ async def _asked(request: web.Request) -> tuple[bool, dict[str, str]]:
 def _own_page(request: web.Request) -> None:
     """Refuse a page of another site, whose script or form would act in the reviewer's name."""
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise _refused(web.HTTPForbidden, "Review is open to ComfyUI's own page only.")
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+    foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if foreign or request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise _refused(web.HTTPForbidden, "Review is open to ComfyUI's own page only.")
 
 

@@ -157,6 +157,18 @@ def test_a_decision_that_is_none_is_refused(server, pictures, body, headers, sta
     assert waiting(server, "gate5") == [case]
 
 
+def test_a_decision_that_cannot_be_carried_out_is_kept_and_says_so(server, pictures):
+    graph = gated([pictures[1]], 9)
+    graph["save"]["inputs"]["filename_prefix"] = "taken/picture"
+    server.run(graph)
+    (case,) = waiting(server, "taken/picture")
+    (server.output_dir / "taken").write_text("a file where the folder should be")
+    status, answer = send(server, f"{REVIEW}/{case['id']}", {"approved": True})
+    assert status == 500 and "is kept" in answer["error"] and "when ComfyUI starts" in answer["error"]
+    held = server.base / "user" / "__flux_krea" / "quarantine" / case["id"]
+    assert json.loads((held / "ruling.json").read_text())["approved"] and (held / "picture.png").exists()
+
+
 def test_a_page_of_another_site_is_refused(server, pictures):
     server.run(gated([pictures[1]], 6))
     (case,) = waiting(server, "gate6")
