@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from .. import files
 from .records import (
     HEAD_FILE,
     OWN_FIELDS,
@@ -19,14 +20,11 @@ from .records import (
     AuditError,
     Head,
     examine,
-    flush,
     misplaced,
     new_record,
-    private,
     read_head,
     read_lines,
     record_files,
-    replace,
     write_head,
 )
 
@@ -85,7 +83,7 @@ class AuditLog:
                     raise AuditError(f"{key} is missing: without it no prompt is found in the log. {START_ANEW}")
                 if not (self.folder / HEAD_FILE).exists():
                     write_head(self.folder, START)
-                replace(key, secrets.token_bytes(KEY_BYTES))
+                files.replace(key, secrets.token_bytes(KEY_BYTES), owner_only=True)
             self._key = key.read_bytes()
         if len(self._key) != KEY_BYTES:
             raise AuditError(f"{key} has {len(self._key)} bytes; {KEY_BYTES} were expected. {START_ANEW}")
@@ -119,9 +117,9 @@ class AuditLog:
             record, line = new_record(head, event, fields)
             if head.size and head.size + len(line) > self.max_file_bytes:
                 head = head.in_next_file()
-            with open(self.folder / head.file, "ab", opener=private) as file:
+            with open(self.folder / head.file, "ab", opener=files.private) as file:
                 file.write(line)
-                flush(file)
+                files.flush(file)
             write_head(self.folder, head.after(record, line))
         return record
 
@@ -132,12 +130,12 @@ class AuditLog:
         as it is: the next record follows on those that were cut, so that their lack shows for good.
         """
         head = read_head(self.folder)
-        files = record_files(self.folder)
-        newest = max([*files, self.folder / head.file])
+        present = record_files(self.folder)
+        newest = max([*present, self.folder / head.file])
         size = newest.stat().st_size if newest.exists() else 0
         if (newest.name, size) == (head.file, head.size):
             return head
-        for path in files:
+        for path in present:
             if path.name > head.file:
                 head = head._replace(file=path.name, size=0)
             if path.name == head.file:
@@ -155,10 +153,10 @@ class AuditLog:
             return head
         names = (f"{newest.name}.torn-{number}" for number in itertools.count(1))
         aside = next(path for name in names if not (path := self.folder / name).exists())
-        replace(aside, torn)
+        files.replace(aside, torn, owner_only=True)
         record, line = new_record(head, "torn_line", {"file": newest.name, "bytes": len(torn), "moved_to": aside.name})
         # In one step, so that the torn bytes do not leave the file without a record of it.
-        replace(newest, whole + line)
+        files.replace(newest, whole + line, owner_only=True)
         return head.after(record, line)
 
 
@@ -181,7 +179,7 @@ def _check(place: str, value: object) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keeps out other processes, and other threads: each opens the file anew, and so has a lock of its own."""
-    with open(folder / _LOCK_FILE, "ab", opener=private) as file:
+    with open(folder / _LOCK_FILE, "ab", opener=files.private) as file:
         _lock(file)
         try:
             yield

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import files
 from .records import (
     HEAD_FILE,
     MAX_LINE_BYTES,
@@ -17,10 +18,8 @@ from .records import (
     Head,
     canonical_line,
     examine,
-    flush,
     misplaced,
     now,
-    private,
     read_head,
     read_lines,
     record_files,
@@ -79,7 +78,7 @@ def export(folder: str | os.PathLike, file: str | os.PathLike, format: str = "js
         raise AuditError(f"{file} would lie in the log's own folder. Choose another.")
     partial = file.with_name(file.name + ".partial")
     try:
-        out = open(partial, "x", encoding="utf-8", errors="backslashreplace", newline="", opener=private)
+        out = open(partial, "x", encoding="utf-8", errors="backslashreplace", newline="", opener=files.private)
     except FileExistsError:
         raise AuditError(f"{partial} exists: another export is at work. If it was killed, delete the file.") from None
     try:
@@ -101,7 +100,7 @@ def export(folder: str | os.PathLike, file: str | os.PathLike, format: str = "js
                 table.writerows([_cell(row[name]) if name in row else "" for name in columns] for row in rows)
             else:
                 out.writelines(canonical_line(row).decode() for row in rows)
-            flush(out)
+            files.flush(out)
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
@@ -119,13 +118,13 @@ def _scan(folder: Path, report: Report) -> Iterator[dict]:
         head = START
         report.problems.append(str(error))
     here = START
-    files = record_files(folder)
-    for path in files:
+    present = record_files(folder)
+    for path in present:
         report.files += 1
         here = here._replace(file=path.name, size=0)
         number = 1
         for line in read_lines(path):
-            if path == files[-1] and len(line) < MAX_LINE_BYTES and not line.endswith(b"\n"):
+            if path == present[-1] and len(line) < MAX_LINE_BYTES and not line.endswith(b"\n"):
                 break
             record, problem = examine(line)
             if record is None:

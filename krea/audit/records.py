@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
+
+from .. import files
 
 MAX_LINE_BYTES = 2**20  # readers hold one line in memory
 
@@ -126,7 +127,7 @@ def read_head(folder: Path) -> Head:
 
 def write_head(folder: Path, head: Head) -> None:
     """Put the head on the disk; the caller holds the lock."""
-    replace(folder / HEAD_FILE, canonical_line(head._asdict()))
+    files.replace(folder / HEAD_FILE, canonical_line(head._asdict()), owner_only=True)
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -140,29 +141,3 @@ def read_lines(path: Path, start: int = 0) -> Iterator[bytes]:
         file.seek(start)
         while line := file.readline(MAX_LINE_BYTES):
             yield line
-
-
-def private(path: str, flags: int) -> int:
-    """An opener for `open`: a new file is its owner's alone."""
-    return os.open(path, flags, 0o600)
-
-
-def flush(file: IO) -> None:
-    """Put what was written on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one step, and put the folder's names on the disk; the caller holds the lock."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb", opener=private) as file:
-        file.write(content)
-        flush(file)
-    os.replace(partial, path)
-    if os.name != "nt":  # Windows cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -16,24 +16,7 @@ from hypothesis import strategies as st
 
 from krea.audit import START, AuditError, AuditLog, Report, export, verify
 from krea.audit.records import canonical_line, new_record, record_hash, write_head
-from tests.unit.audit_logs import FIRST, LAST, fill, fill_three_files, lines, records, rewrite
-
-
-@pytest.fixture(autouse=True)
-def fast_disk(monkeypatch):
-    """No waiting for the disk, which matters to a power cut, not to a killed process."""
-    monkeypatch.setattr(os, "fsync", lambda number: None)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "log"
-
-
-@pytest.fixture
-def three_files(folder) -> Path:
-    """Six records, two to a file."""
-    return fill_three_files(folder)
+from tests.unit.audit.logs import FIRST, LAST, fill, lines, records, rewrite
 
 
 def test_a_report_tells_the_span_and_the_last_hash(three_files):
