@@ -91,8 +91,7 @@ def _settled(content_filter: ContentFilter, picture: torch.Tensor, verdict: Verd
     elif outcome is Outcome.HOLD:
         facts = desk.described(verdict) | {"prefix": form.prefix, "width": picture.shape[1], "height": picture.shape[0]}
         own_id = desk.quarantine().hold(form.encoded(picture).data, SUFFIXES[form.file_format], facts).id
-    prompt = {} if content_filter.prompt_key is None else {"prompt": content_filter.prompt_key}
-    desk.record("picture", verdict, picture=own_id, outcome=outcome.value, **prompt)
+    desk.record("picture", verdict, picture=own_id, outcome=outcome.value, prompt=content_filter.prompt_key)
     return Judged(verdict, outcome, shown, own_id)
 
 

@@ -46,7 +46,8 @@ class FluxKreaSaveImage(io.ComfyNode):
                     "filename_prefix",
                     optional=True,
                     default="Krea",
-                    tooltip="The beginning of the files' names; may hold a subfolder and %date% like Save Image's.",
+                    tooltip="The beginning of the files' names; may hold a subfolder, and %year%, %month%, %day%, "
+                    "%width% and %height%.",
                 ),
                 io.Combo.Input(
                     "file_format",
@@ -126,16 +127,13 @@ class FluxKreaSaveImage(io.ComfyNode):
         saved = [save(one, form) for one in results if one.picture is not None]
         text, found = report(results), verdicts(results)
         node_text.show(text, cls.hidden.unique_id)
-        output = Path(folder_paths.get_output_directory())
-        shown = [
-            {
-                "filename": path.name,
-                "subfolder": path.parent.relative_to(output).as_posix().strip("."),
-                "type": "output",
-            }
-            for path in saved
-        ]
-        return io.NodeOutput(text, ui={"images": shown, "text": [text], "verdicts": found})
+        return io.NodeOutput(text, ui={"images": [_shown(path) for path in saved], "text": [text], "verdicts": found})
+
+
+def _shown(path: Path) -> dict[str, str]:
+    """A saved picture as ComfyUI's frontend and API name it."""
+    folder = path.parent.relative_to(folder_paths.get_output_directory()).as_posix()
+    return {"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}
 
 
 def save(judged: Judged, form: Form) -> Path:

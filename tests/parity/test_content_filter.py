@@ -257,6 +257,12 @@ def test_a_held_picture_is_released_in_the_form_chosen(comfy, desk, content_filt
     assert (record["decision"], record["reviewer"], record["note"]) == ("approved", "ann", "art")
 
 
+def test_a_subfolder_is_named_as_it_is(comfy, desk, content_filter, tmp_path):
+    (shown,) = saved(comfy, content_filter(), safe(0)[None], filename_prefix=".studio/v1.0./Krea").ui["images"]
+    assert shown["subfolder"] == ".studio/v1.0."
+    assert (tmp_path / "output" / shown["subfolder"] / shown["filename"]).exists()
+
+
 def test_nothing_is_overwritten(comfy, desk, content_filter, tmp_path):
     for number in range(3):
         saved(comfy, content_filter(), safe(number)[None])

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from dev.environment import ROOT
+from krea import VERSION
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = "\n".join(
@@ -34,3 +35,7 @@ def test_faq_quotes_messages_that_the_code_can_write(message):
 @pytest.mark.parametrize("target", re.findall(r"\]\(((?!http|#)[^)]+)\)", README))
 def test_links_lead_to_files_of_the_checkout(target):
     assert (ROOT / target).exists()
+
+
+def test_the_version_is_that_of_pyproject():
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
