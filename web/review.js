@@ -98,14 +98,15 @@ class ReviewTab {
       event.preventDefault();
       event.stopPropagation(); // ComfyUI has shortcuts of its own on these letters
       if (neighbour) neighbour.focus();
-      else decide(KEYS[event.key]);
+      else if (!event.repeat) decide(KEYS[event.key]); // a key held down shall not decide about the next one, too
     });
     return card;
   }
 
   async decide(card, id, approved, note) {
     const buttons = card.querySelectorAll("button");
-    for (const button of buttons) button.disabled = true; // one decision is sent once
+    if (buttons[0].disabled) return; // one decision is sent once
+    for (const button of buttons) button.disabled = true;
     const body = JSON.stringify({ approved, reviewer: this.reviewer.value, note });
     const headers = { "Content-Type": "application/json" };
     const answer = await this.ask(`${PATH}/${id}`, { method: "POST", headers, body }, () => this.remove(card));

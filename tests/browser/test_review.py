@@ -78,6 +78,19 @@ def test_the_keyboard_is_enough(page, server, held):
     assert len(released(server, prefix)) == 1
 
 
+def test_a_key_held_down_decides_about_one_picture(page, server, held):
+    prefix = held(3)
+    tab = open_tab(page)
+    tab.locator("article").first.focus()
+    for _ in range(4):
+        page.keyboard.down("a")  # the second and later ones are repeats
+        page.wait_for_timeout(250)
+    page.keyboard.up("a")
+    assert tab.locator("article").count() == 2
+    assert "somebody has decided" not in tab.inner_text()
+    assert len(waiting(server, prefix)) == 2 and len(released(server, prefix)) == 1
+
+
 def test_a_picture_that_is_held_meanwhile_appears_and_a_note_in_writing_stays(page, server, held):
     prefix = held(1)
     tab = open_tab(page)
