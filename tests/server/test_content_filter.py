@@ -1,6 +1,7 @@
 """The gate on a real ComfyUI: what is flagged is reachable over HTTP in no way but the review."""
 
 import hashlib
+import io
 import json
 import signal
 import threading
@@ -14,6 +15,7 @@ from PIL import Image
 from dev import small_model
 from dev.client import images_of
 from dev.host import ComfyHost
+from krea import disclosure
 
 SKIN = (224, 172, 142)  # Open NSFW gives a wall of it 0.22
 REVIEW = "/flux_krea/review"
@@ -94,6 +96,45 @@ def test_only_what_passes_is_saved_and_the_rest_waits(server, pictures):
     assert [verdict["outcome"] for verdict in output["verdicts"]] == ["pass", "hold for review", "pass"]
     (case,) = waiting(server, "gate1")
     assert case["id"] == output["verdicts"][1]["id"] and case["reasons"] == output["verdicts"][1]["reasons"]
+
+
+@pytest.mark.parametrize(
+    "number, settings, source_type, graph_kept",
+    [
+        (20, {}, "trainedAlgorithmicMedia", True),
+        (21, {"file_format": "webp"}, "trainedAlgorithmicMedia", True),
+        (22, {"disclosure": "edited by AI"}, "compositeWithTrainedAlgorithmicMedia", True),
+        (23, {"keep_workflow": False}, "trainedAlgorithmicMedia", False),
+        (24, {"disclosure": "none"}, None, True),
+    ],
+    ids=str,
+)
+def test_a_file_says_what_the_user_chose(server, pictures, number, settings, source_type, graph_kept):
+    graph = gated([pictures[0]], number)
+    graph["save"]["inputs"] |= settings
+    (image,) = images_of(server.run(graph))
+    said = disclosure.read(server.view(image))
+    assert said.source_type == source_type and ("prompt" in said.metadata) == graph_kept
+    if graph_kept:  # as ComfyUI ran it; of LoadImage it notes what file it read
+        assert json.loads(said.metadata["prompt"])["save"] == graph["save"]
+    audit = server.base / "user" / "__flux_krea" / "audit"
+    last = json.loads(max(audit.glob("audit-*.jsonl")).read_bytes().splitlines()[-1])
+    assert (last["event"], last["disclosure"]) == ("saved", source_type or "none")
+    assert last["sha256"] == hashlib.sha256(server.view(image)).hexdigest()
+
+
+def test_a_label_is_drawn_and_content_credentials_hold(server, pictures):
+    import c2pa
+
+    files = []
+    for number, settings in ((25, {}), (26, {"label": True}), (27, {"content_credentials": True})):
+        graph = gated([pictures[0]], number)
+        graph["save"]["inputs"] |= settings
+        files.append(server.view(images_of(server.run(graph))[0]))
+    plain, labelled, signed = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in files)
+    assert (plain == signed).all() and (np.abs(plain - labelled).max(-1) > 60).mean() > 0.01
+    with c2pa.Reader("image/png", io.BytesIO(files[2])) as reader:
+        assert "trainedAlgorithmicMedia" in reader.json() and reader.get_validation_state() == "Valid"
 
 
 def test_no_route_and_no_served_folder_has_a_flagged_picture(server, pictures):
