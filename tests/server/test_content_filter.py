@@ -160,6 +160,14 @@ def test_no_route_and_no_served_folder_has_a_flagged_picture(server, pictures):
         assert status_of(server, path) in (400, 403, 404), path
 
 
+def test_neither_the_websocket_nor_the_history_shows_a_flagged_picture(server, pictures):
+    events = list(server.events(gated([pictures[1]], 28)))
+    (saving,) = [event.data for event in events if event.type == "executed" and event.data["node"] == "save"]
+    assert saving["output"]["images"] == [] and not any(event.type == "preview" for event in events)
+    record = server.history(saving["prompt_id"])
+    assert record["outputs"]["save"]["images"] == [] and "gate28_" not in json.dumps(record["outputs"])
+
+
 def test_a_person_approves_or_rejects_over_http_once(server, pictures):
     server.run(gated([pictures[1], pictures[1]], 4))
     first, second = waiting(server, "gate4")
