@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
@@ -19,6 +18,8 @@ import PIL
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ExifTags import Base as Tag
 from PIL.PngImagePlugin import PngInfo
+
+from .picture_file import DigitalSourceType
 
 LABEL = "AI-generated"
 MIN_LABELLED_SIDE = 64  # px; narrower, the label would be smaller than can be read
@@ -33,17 +34,6 @@ _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _ADOBE = "http://ns.adobe.com/xap/1.0/"
 _SYNTAX = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _PNG_PACKET = "XML:com.adobe.xmp"
-
-
-class DigitalSourceType(Enum):
-    """Terms of the IPTC vocabulary at cv.iptc.org/newscodes/digitalsourcetype."""
-
-    GENERATED = "trainedAlgorithmicMedia"  # made wholly by AI
-    EDITED = "compositeWithTrainedAlgorithmicMedia"  # another picture, changed by AI
-
-    @property
-    def uri(self) -> str:
-        return f"http://cv.iptc.org/newscodes/digitalsourcetype/{self.value}"
 
 
 _SOFTWARE = {

@@ -13,14 +13,14 @@ from comfy.cli_args import args
 
 from ..krea import VERSION
 from ..krea.c2pa_signing import Credentials, sign
-from ..krea.disclosure import DigitalSourceType, Disclosure, Encoded, encode
+from ..krea.disclosure import Disclosure, Encoded, encode
 from ..krea.filters.content_filter import ContentFilter, Outcome
 from ..krea.filters.decision import Verdict
+from ..krea.picture_file import SUFFIXES, DigitalSourceType
 from . import desk
 
 CANCEL = (comfy.model_management.InterruptProcessingException,)
 DISCLOSED = Disclosure(DigitalSourceType.GENERATED, "Flux Krea", VERSION)
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _BLURRED_SIDE = 12  # cells along the shorter side: colours, no forms
 
 

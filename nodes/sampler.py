@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 
 from ..krea import recipe
-from ..krea.noise import SEED_COUNT, batch_seeds
 from ..krea.schedule import flow_sigmas, shift_mu, token_count
+from ..krea.seeds import SEED_COUNT, batch_seeds
 from . import node_text
 from .sampling import CFG_PP, TrueCfgGuider, sample_batch, steers_by_negative, with_shift
 

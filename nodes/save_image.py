@@ -10,17 +10,11 @@ import torch
 from comfy_api.latest import io
 
 from ..krea import VERSION, files
-from ..krea.disclosure import DigitalSourceType
 from ..krea.filters.content_filter import ContentFilter
+from ..krea.picture_file import DISCLOSURES, SUFFIXES
 from . import desk, node_text
 from .content_filter import KreaFilter
-from .gate import DISCLOSED, SUFFIXES, Form, Judged, gate, metadata_of, report, verdicts
-
-_DISCLOSURE = {
-    "made by AI": DigitalSourceType.GENERATED,
-    "edited by AI": DigitalSourceType.EDITED,
-    "none": None,
-}
+from .gate import DISCLOSED, Form, Judged, gate, metadata_of, report, verdicts
 
 
 class FluxKreaSaveImage(io.ComfyNode):
@@ -69,7 +63,7 @@ class FluxKreaSaveImage(io.ComfyNode):
                 io.Combo.Input(
                     "disclosure",
                     optional=True,
-                    options=list(_DISCLOSURE),
+                    options=list(DISCLOSURES),
                     default="made by AI",
                     advanced=True,
                     tooltip="What the file says of its making, for machines (IPTC digital source type). 'edited by "
@@ -120,7 +114,7 @@ class FluxKreaSaveImage(io.ComfyNode):
         label: bool = False,
         content_credentials: bool = False,
     ) -> io.NodeOutput:
-        mark = replace(DISCLOSED, source_type=_DISCLOSURE[disclosure], keep_metadata=keep_workflow, label=label)
+        mark = replace(DISCLOSED, source_type=DISCLOSURES[disclosure], keep_metadata=keep_workflow, label=label)
         signer = desk.credentials() if content_credentials else None
         form = Form(filename_prefix, metadata_of(cls.hidden), mark, file_format, quality, signer)
         results = gate(filter, images, form)

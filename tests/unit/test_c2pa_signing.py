@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from krea.disclosure import FORMATS, DigitalSourceType, Disclosure, encode, read
+from krea.disclosure import FORMATS, Disclosure, encode, read
+from krea.picture_file import DigitalSourceType
 
 c2pa = pytest.importorskip("c2pa")
 from cryptography import x509  # noqa: E402

@@ -11,7 +11,8 @@ import PIL
 import pytest
 from PIL import Image, PngImagePlugin
 
-from krea.disclosure import FORMATS, MIN_LABELLED_SIDE, DigitalSourceType, Disclosure, encode, read
+from krea.disclosure import FORMATS, MIN_LABELLED_SIDE, Disclosure, encode, read
+from krea.picture_file import DigitalSourceType
 
 GENERATED = Disclosure(DigitalSourceType.GENERATED, "flux-krea", "0.1.0")
 EDITED = replace(GENERATED, source_type=DigitalSourceType.EDITED)

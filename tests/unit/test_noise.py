@@ -1,6 +1,7 @@
 import torch
 
-from krea.noise import batch_noise, batch_seeds
+from krea.noise import batch_noise
+from krea.seeds import batch_seeds
 
 
 def test_an_image_of_a_batch_starts_from_the_noise_of_its_own_seed():
