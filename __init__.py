@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import review
+from .nodes import about, review
 from .nodes.aspect_ratio_latent import FluxKreaAspectRatioLatent
 from .nodes.content_filter import FluxKreaContentFilter, FluxKreaContentFilterLoader, FluxKreaPromptFilter
 from .nodes.model_loader import FluxKreaModelLoader
@@ -17,6 +17,7 @@ WEB_DIRECTORY = "./web"
 
 class FluxKreaExtension(ComfyExtension):
     async def on_load(self) -> None:
+        about.add_routes()
         review.add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -5,11 +5,10 @@ import json
 
 from dev.client import Graph
 from dev.environment import ROOT
+from krea.model_file.catalogue import SMALL_MODEL
 
 FOLDER = ROOT / "models" / "krea-mini"
-FLUX, T5 = "krea_mini_flux.safetensors", "krea_mini_t5.safetensors"
-CLIP_L, VAE = "krea_mini_clip_l.safetensors", "krea_mini_vae.safetensors"
-SIGLIP, REDUX = "krea_mini_siglip.safetensors", "krea_mini_redux.safetensors"
+FLUX, CLIP_L, T5, VAE, SIGLIP, REDUX = SMALL_MODEL.values()
 
 FILES = [
     ("diffusion_models", FOLDER / FLUX),

@@ -22,6 +22,7 @@ SAMPLER = "euler"
 
 REFERENCES = 3  # reference pictures at most
 STYLE_WEIGHT = Setting(0.7, 0.0, 1.0)  # 0.1 to 1.0 of each reference, by their ratios; 0 leaves one out
+LEAST_STYLE_WEIGHT = 0.1  # of a reference that takes part
 STYLE_STRENGTH = Setting(0.5, 0.0, 1.0)
 STYLE_DETAIL = Setting(9, 1, 32)  # tokens per side of a reference: 27 are all of SigLIP at 384 px, 32 at 512 px
 

@@ -118,10 +118,13 @@ class FluxKreaSaveImage(io.ComfyNode):
         signer = desk.credentials() if content_credentials else None
         form = Form(filename_prefix, metadata_of(cls.hidden), mark, file_format, quality, signer)
         results = gate(filter, images, form)
-        saved = [save(one, form) for one in results if one.picture is not None]
-        text, found = report(results), verdicts(results)
+        text, found, shown = report(results), verdicts(results), []
+        for one, verdict in zip(results, found, strict=True):
+            if one.picture is not None:
+                path, verdict["sha256"] = save(one, form)
+                shown.append(_shown(path))
         node_text.show(text, cls.hidden.unique_id)
-        return io.NodeOutput(text, ui={"images": [_shown(path) for path in saved], "text": [text], "verdicts": found})
+        return io.NodeOutput(text, ui={"images": shown, "text": [text], "verdicts": found})
 
 
 def _shown(path: Path) -> dict[str, str]:
@@ -130,17 +133,21 @@ def _shown(path: Path) -> dict[str, str]:
     return {"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"}
 
 
-def save(judged: Judged, form: Form) -> Path:
-    """Write a picture under a name that is free; the audit record knows its bytes before they are on the disk."""
+def save(judged: Judged, form: Form) -> tuple[Path, str]:
+    """Write a picture under a name that is free; the audit record knows its bytes before they are on the disk.
+
+    Returns its path and the SHA-256 of its bytes.
+    """
     data, notes = form.encoded(judged.picture)
     for note in notes:
         logging.warning("Krea Save: %s", note)
+    sha256 = hashlib.sha256(data).hexdigest()
     source_type = form.disclosure.source_type
     desk.audit_log().append(
         "saved",
         pack=VERSION,
         picture=judged.id,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         disclosure=source_type.value if source_type else "none",
     )
     height, width, _ = judged.picture.shape
@@ -150,4 +157,4 @@ def save(judged: Judged, form: Form) -> Path:
             files.create(path, data)
         except FileExistsError:  # another job took the name
             continue
-        return path
+        return path, sha256

@@ -128,6 +128,16 @@ FILES: Mapping[Slot, tuple[ModelFile, ...]] = {
     Slot.REDUX: (REDUX,),
 }
 
+SMALL_MODEL: Mapping[Slot, str] = {
+    Slot.DIFFUSION_MODEL: "krea_mini_flux.safetensors",
+    Slot.CLIP_L: "krea_mini_clip_l.safetensors",
+    Slot.T5: "krea_mini_t5.safetensors",
+    Slot.VAE: "krea_mini_vae.safetensors",
+    Slot.VISION: "krea_mini_siglip.safetensors",
+    Slot.REDUX: "krea_mini_redux.safetensors",
+}
+"""The names of krea-mini, the model that this repository carries for its demo and tests (models/krea-mini)."""
+
 OTHER_FILES = (
     OtherFile("FLUX.1 [dev]", None, "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7"),
     OtherFile("FLUX.1 [schnell]", None, "9403429e0052277a..."),

@@ -1,0 +1,247 @@
+"""The clients: from a request to pictures on this disk."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import aclosing, suppress
+from pathlib import Path
+from secrets import randbelow
+from typing import Any, TypeVar
+
+from krea.model_file.catalogue import Slot
+
+from . import delivery, host, references
+from .connection import Connection
+from .errors import InvalidRequest, TimeLimit
+from .events import Event, Finished
+from .graph import build, slots
+from .job import Job, cancel
+from .models import Found, find, needed
+from .request import Request
+from .result import Result
+
+DEFAULT_URL = "http://127.0.0.1:8188"
+PATIENCE = 60.0  # s that a server may stay away, as long as a restart with its models takes
+_Value = TypeVar("_Value")
+
+
+class AsyncKreaClient:
+    """Makes pictures on the ComfyUI at a URL. Used as `async with`, or closed with `close`.
+
+    Args:
+        url: of ComfyUI, with the path prefix of a proxy where there is one.
+        headers: sent with every request, for a proxy that wants to know who asks.
+        tls: for https, from `krea_client.connection.tls_context`.
+        models: the model files to use, by what they are for; by default the published ones that the server has.
+        time_limit: seconds for one job, from its request to its files.
+        patience: seconds to wait for a server that stops answering.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        models: Mapping[Slot, str] | None = None,
+        time_limit: float | None = None,
+        patience: float = PATIENCE,
+    ):
+        self._connection = Connection(url, headers, tls)
+        self._models = dict(models or {})
+        self._time_limit = time_limit
+        self._patience = patience
+        self._host: host.Host | None = None
+        self._uploaded: dict[str, str] = {}
+
+    async def __aenter__(self) -> AsyncKreaClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection. Jobs go on."""
+        await self._connection.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a login."""
+        return self._connection.url
+
+    async def generate(self, request: Request, out: Path | str = ".", *, job_id: str | None = None) -> Result:
+        """Makes the pictures of a request and writes them into a folder; see `events`."""
+        result = None
+        async with aclosing(self.events(request, out, job_id=job_id)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    result = event.result
+        return result
+
+    async def events(
+        self, request: Request, out: Path | str = ".", *, job_id: str | None = None, previews: bool = False
+    ) -> AsyncIterator[Event]:
+        """As `generate`, and tells what happens meanwhile. Closed early, it cancels the job on the server.
+
+        Args:
+            job_id: a UUID. The same request under the same id is run once, whoever asks and however often.
+            previews: yield the picture as it grows, before the content filter has seen it.
+
+        Raises any of `krea_client.errors`.
+        """
+        begun = time.monotonic()
+        job_id = _checked(job_id)
+        # The seed of a job whose id the caller chose follows from the id, so that asking again asks for the same.
+        seed = randbelow(2**32) if job_id is None else int(job_id.replace("-", "")[-8:], 16)
+        request = request.changed(seed=seed) if request.seed is None else request
+        await asyncio.to_thread(delivery.prepare, Path(out))
+        known, job_id = job_id is not None, job_id or str(uuid.uuid4())
+
+        async def limited(step: Coroutine[Any, Any, _Value]) -> _Value:
+            left = None if self._time_limit is None else self._time_limit - (time.monotonic() - begun)
+            try:
+                return await asyncio.wait_for(step, left)
+            except asyncio.TimeoutError:
+                raise TimeLimit(
+                    f"The job did not finish within {self._time_limit:g} s and was cancelled on {self.url}. Give it "
+                    "more time, or ask for fewer steps, fewer pictures or a smaller resolution."
+                ) from None
+
+        server, names, graph = await limited(self._graph(request, job_id))
+        job = Job(self._connection, graph, job_id, known=known, previews=previews, patience=self._patience)
+        async with aclosing(job.events()) as happenings:
+            while (event := await limited(anext(happenings, None))) is not None:
+                yield event
+        result = await limited(
+            delivery.deliver(self._connection, job, request, Path(out), server.identity(self.url), names, begun)
+        )
+        yield Finished(job_id, result)
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancels a job; harmless when it is over."""
+        await cancel(self._connection, job_id)
+
+    async def models(self) -> list[Found]:
+        """The model files that the server has or lacks."""
+        return find((await self._known_host()).models, self._models)
+
+    async def server(self) -> host.Status:
+        """Versions, device and queue of the server."""
+        return await host.status(self._connection)
+
+    async def _known_host(self, fresh: bool = False) -> host.Host:
+        if self._host is None or fresh:
+            self._host = await host.look(self._connection)
+        return self._host
+
+    async def _graph(self, request: Request, job_id: str):
+        server = await self._known_host()
+        if self._missing(server, request):  # perhaps they have come since
+            server = await self._known_host(fresh=True)
+        names = needed(server.models, self._models, slots(request))
+        pictures = {image: await self._upload(image) for image in request.images}
+        graph = build(request, names, pictures, f"flux_krea/{job_id}")
+        await host.check(self._connection, server, graph)
+        return server, {slot.value: name for slot, name in names.items()}, graph
+
+    def _missing(self, server: host.Host, request: Request) -> bool:
+        return any(each.file is None for each in find(server.models, self._models, slots(request)))
+
+    async def _upload(self, image: str) -> str:
+        reference = await references.load(image)
+        if reference.name not in self._uploaded:
+            self._uploaded[reference.name] = await self._connection.upload(*reference, "flux_krea")
+        return self._uploaded[reference.name]
+
+
+class KreaClient:
+    """The same for programs without asyncio; usable in notebooks, too. Used as `with`, or closed with `close`."""
+
+    def __init__(self, url: str = DEFAULT_URL, **settings: Any):
+        self._async = AsyncKreaClient(url, **settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="krea-client", daemon=True)
+        self._thread.start()
+
+    __init__.__doc__ = AsyncKreaClient.__doc__
+
+    def __enter__(self) -> KreaClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection. Jobs go on."""
+        if self._loop.is_running():
+            self._wait(self._async.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a login."""
+        return self._async.url
+
+    def generate(self, request: Request, out: Path | str = ".", *, job_id: str | None = None) -> Result:
+        """Makes the pictures of a request and writes them into a folder. Ctrl-C cancels the job on the server."""
+        return self._wait(self._async.generate(request, out, job_id=job_id))
+
+    def events(
+        self, request: Request, out: Path | str = ".", *, job_id: str | None = None, previews: bool = False
+    ) -> Iterator[Event]:
+        """As `generate`, and tells what happens meanwhile; see `AsyncKreaClient.events`."""
+        events = self._async.events(request, out, job_id=job_id, previews=previews)
+        try:
+            while (event := self._wait(anext(events, None))) is not None:
+                yield event
+        finally:
+            self._wait(events.aclose())
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels a job; harmless when it is over."""
+        self._wait(self._async.cancel(job_id))
+
+    def models(self) -> list[Found]:
+        """The model files that the server has or lacks."""
+        return self._wait(self._async.models())
+
+    def server(self) -> host.Status:
+        """Versions, device and queue of the server."""
+        return self._wait(self._async.server())
+
+    def _wait(self, step: Coroutine[Any, Any, _Value]) -> _Value:
+        async def awaited() -> _Value:  # anext() gives an awaitable that is no coroutine
+            return await step
+
+        future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():  # Ctrl-C here: let the other thread cancel what it does, on the server too
+                future.cancel()
+                with suppress(BaseException):
+                    asyncio.run_coroutine_threadsafe(_settled(self._loop), self._loop).result(10)
+            raise
+
+
+async def _settled(loop: asyncio.AbstractEventLoop) -> None:
+    """Once every other task has taken note of its cancellation."""
+    others = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=8)
+
+
+def _checked(job_id: str | None) -> str | None:
+    try:
+        if job_id is None or str(uuid.UUID(job_id)) == job_id:
+            return job_id
+    except ValueError:
+        pass
+    raise InvalidRequest(f"The job id is {job_id!r}. Expected a UUID in lower case, as Python's uuid.uuid4() makes.")

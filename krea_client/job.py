@@ -1,0 +1,254 @@
+"""One job on one ComfyUI: handed over once, watched to its end, found again after a lost connection or a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from .connection import Connection
+from .errors import GraphRefused, JobFailed, JobInterrupted, KreaError, OutOfMemory, ServerUnreachable
+from .events import Event, Notice, Preview, Progress, Queued, Started
+from .graph import Graph
+
+SILENCE = 5.0  # s without a message, after which the server is asked; a proxy may have swallowed the last one
+POLL = 0.5  # s between questions while there is no WebSocket
+RUNS = 2  # a job that takes the server down twice is not given to it a third time
+HAND_OVERS = 6  # tries to hand a job over whose answers are lost on the way
+PICTURE_KINDS = {1: "image/jpeg", 2: "image/png"}
+
+
+class Place(NamedTuple):
+    """Where the server has a job.
+
+    ahead: jobs before it; 0 while it runs. record: what is known of it once it is finished.
+    """
+
+    ahead: int = 0
+    record: dict[str, Any] | None = None
+
+
+class Job:
+    """A graph under a job id, the `prompt_id` of ComfyUI, which makes a lost answer harmless: the id is looked up.
+
+    Args:
+        known: the server may have this job already, under an id that the caller chose.
+        previews: ask for pictures of the steps.
+        patience: seconds to wait for a server that does not answer any more.
+    """
+
+    def __init__(
+        self, connection: Connection, graph: Graph, job_id: str, *, known: bool, previews: bool, patience: float
+    ):
+        self.connection = connection
+        self.graph = graph
+        self.id = job_id
+        self.record: dict[str, Any] | None = None
+        self._look_first = known
+        self._previews = previews
+        self._patience = patience
+        self._client_id = uuid.uuid4().hex
+        self._runs = self._hand_overs = 0
+        self._started = False
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Hands the job over and yields what happens to it, until `record` is there.
+
+        Closed or cancelled before that, it cancels the job on the server.
+        Raises GraphRefused, ServerUnreachable, JobFailed (after two restarts of the server).
+        """
+        try:
+            async for event in self._events():
+                yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            if self.record is None:
+                with contextlib.suppress(KreaError):  # a server that does not answer cannot be told
+                    await asyncio.shield(self.cancel())
+            raise
+
+    async def cancel(self) -> None:
+        """Takes the job from the server's queue, or stops it between two steps."""
+        await cancel(self.connection, self.id)
+
+    async def _events(self) -> AsyncIterator[Event]:
+        lost_since: float | None = None
+        while self.record is None:
+            socket = None
+            try:
+                socket = await self._socket()
+                place = await self._place() if self._look_first else None
+                if place is None:
+                    if self._runs:
+                        yield Notice(self.id, "The server does not know the job any more; it is handed over again.")
+                    place = await self._hand_over()
+                self._look_first, lost_since = True, None
+                if place.record is None:
+                    yield Queued(self.id, place.ahead)
+                    async for event in self._watched(socket) if socket else self._polled():
+                        yield event
+                else:
+                    self.record = place.record
+            except ServerUnreachable:
+                self._look_first = True
+                now = time.monotonic()
+                if lost_since is None:
+                    lost_since = now
+                    yield Notice(self.id, f"{self.connection.url} does not answer; waiting for it.")
+                if now - lost_since > self._patience:
+                    raise
+                await asyncio.sleep(1)
+            finally:
+                if socket is not None:
+                    await socket.close()
+
+    async def _socket(self) -> aiohttp.ClientWebSocketResponse | None:
+        """The channel of events, or None where it cannot be had; then the server is asked from time to time."""
+        try:
+            return await self.connection.events(self._client_id)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            return None
+
+    async def _hand_over(self) -> Place:
+        if self._runs == RUNS:
+            raise JobFailed(
+                f"{self.connection.url} has lost the job {RUNS} times: it was restarted while the job ran. Look at "
+                "its log; a job too large for the machine's memory can end the server."
+            )
+        self._hand_overs += 1
+        if self._hand_overs > HAND_OVERS:
+            raise ServerUnreachable(
+                f"{self.connection.url} was given the job {HAND_OVERS} times, and neither answered nor has it."
+            )
+        body = {"prompt": self.graph, "client_id": self._client_id, "prompt_id": self.id}
+        if self._previews:
+            body["extra_data"] = {"preview_method": "auto"}
+        status, answer = await self.connection.post("/prompt", body, once=True)
+        if status != 200 or answer.get("node_errors"):
+            if status == 200:  # ComfyUI runs the outputs that it did not refuse
+                await self.cancel()
+            raise GraphRefused(_refusal(answer, self.graph))
+        self._runs += 1
+        return await self._only_one(answer["number"]) if self._look_first else Place()
+
+    async def _only_one(self, number: float) -> Place:
+        """Takes our copy of the job back when another client handed the same one over before us."""
+        running, pending = await self._queue()
+        same = [item[0] for item in running + pending if item[1] == self.id]
+        finished = await self._finished()
+        if finished or (len(same) > 1 and min(same) < number):
+            await self.connection.post("/queue", {"delete": [self.id]})
+        return Place(record=finished)
+
+    async def _place(self) -> Place | None:
+        """Where the job is; None: the server does not know it. Asked in the order in which a job moves on."""
+        running, pending = await self._queue()
+        record = await self._finished()
+        if record is not None:
+            return Place(record=record)
+        if any(item[1] == self.id for item in running):
+            return Place()
+        numbers = [item[0] for item in pending if item[1] == self.id]
+        if not numbers:
+            return None
+        return Place(ahead=len(running) + sum(item[0] < numbers[0] for item in pending))
+
+    async def _queue(self) -> tuple[list, list]:
+        queue = await self.connection.get("/queue")
+        return queue["queue_running"], queue["queue_pending"]
+
+    async def _finished(self) -> dict[str, Any] | None:
+        return (await self.connection.get(f"/history/{self.id}")).get(self.id)
+
+    async def _polled(self) -> AsyncIterator[Event]:
+        """Until the job is finished or unknown, or a WebSocket can be had."""
+        yield Notice(self.id, "No live connection to the server; asking for the result from time to time.")
+        while (place := await self._place()) is not None:
+            self.record = place.record
+            if self.record is not None:
+                return
+            await asyncio.sleep(POLL)
+
+    async def _watched(self, socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Event]:
+        """What the server tells, until the job is finished or the channel ends."""
+        while True:
+            try:
+                message = await socket.receive(timeout=SILENCE)
+            except asyncio.TimeoutError:
+                place = await self._place()
+                if place is None or place.record is not None:
+                    return
+                continue
+            if message.type is aiohttp.WSMsgType.BINARY:
+                if self._previews and (preview := self._preview(message.data)):
+                    yield preview
+                continue
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                yield Notice(self.id, "The live connection to the server ended; looking for the job.")
+                return
+            told = json.loads(message.data)
+            kind, data = told["type"], told["data"]
+            if data.get("prompt_id") != self.id:
+                continue
+            if kind == "execution_start" and not self._started:
+                self._started = True
+                yield Started(self.id)
+            elif kind == "progress":
+                yield Progress(self.id, data["node"], data["value"], data["max"])
+            elif kind == "executing" and data["node"] is None:  # sent once the record is in the history
+                self.record = await self._finished()
+                return
+
+    def _preview(self, data: bytes) -> Preview | None:
+        """Reads ComfyUI's binary messages: 1 is a picture with its kind, 4 one with a JSON header (server.py)."""
+        kind, second = int.from_bytes(data[:4], "big"), int.from_bytes(data[4:8], "big")
+        if kind == 1:
+            return Preview(self.id, data[8:], PICTURE_KINDS.get(second, "image/jpeg"))
+        if kind == 4:
+            about = json.loads(data[8 : 8 + second])
+            if about.get("prompt_id", self.id) == self.id:
+                return Preview(self.id, data[8 + second :], about.get("image_type", "image/jpeg"))
+        return None
+
+
+async def cancel(connection: Connection, job_id: str) -> None:
+    """Takes a job from the server's queue, or stops it between two steps; harmless when it is over."""
+    await connection.post("/queue", {"delete": [job_id]})
+    await connection.post("/interrupt", {"prompt_id": job_id})
+
+
+def outputs(record: dict[str, Any]) -> dict[str, Any]:
+    """What the nodes of a finished job gave, by node id. Raises OutOfMemory, JobFailed, JobInterrupted."""
+    status = record.get("status") or {}
+    if status.get("status_str") == "success":
+        return record["outputs"]
+    for kind, data in status.get("messages", []):
+        if kind == "execution_interrupted":
+            raise JobInterrupted("The job was cancelled on the server.")
+        if kind == "execution_error":
+            message = data.get("exception_message", "").strip()
+            where = f"{data.get('node_type')} (node {data.get('node_id')})"
+            if "OutOfMemory" in data.get("exception_type", "") or "out of memory" in message.lower():
+                raise OutOfMemory(
+                    f"{where}: the server's memory was too small. Ask for a smaller resolution or fewer pictures, or "
+                    f"start ComfyUI with --lowvram. It said: {message}"
+                )
+            raise JobFailed(f"{where}: {message}")
+    raise JobFailed("The server reports a failure without saying which.")
+
+
+def _refusal(answer: dict[str, Any], graph: Graph) -> str:
+    lines = []
+    for node, found in (answer.get("node_errors") or {}).items():
+        for error in found["errors"]:
+            name = found.get("class_type") or graph[node]["class_type"]
+            lines.append(f"  {name} (node {node}): {error['message']}: {error['details']}")
+    error = answer.get("error") or {}
+    words = [error.get("message"), error.get("details")] if isinstance(error, dict) else [str(error)]
+    head = ": ".join(filter(None, words)) if not lines or error else "some nodes were refused"
+    return "\n".join([f"ComfyUI refused the graph: {head}", *lines])

@@ -1,0 +1,111 @@
+"""Reference pictures: from a path, a URL or a data URI to bytes that are a picture, under a name of their content."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import aiohttp
+
+from .errors import InvalidRequest
+
+LARGEST = 50 * 10**6  # bytes
+DOWNLOAD_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+
+
+class Reference(NamedTuple):
+    """A picture's file: a name made of its content, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+async def load(image: str) -> Reference:
+    """The picture that a request names. Raises InvalidRequest: not there, too large, or no picture."""
+    if image.startswith("data:"):
+        data = _from_data_uri(image)
+    elif urlsplit(image).scheme in ("http", "https"):
+        data = await _from_url(image)
+    else:
+        data = await asyncio.to_thread(_from_path, image)
+    suffix = await asyncio.to_thread(_checked, data, _shown(image))
+    return Reference(f"{hashlib.sha256(data).hexdigest()[:32]}.{suffix}", data)
+
+
+def absolute(image: str) -> str:
+    """The same picture, named so that it is found from any folder."""
+    if image.startswith("data:") or urlsplit(image).scheme in ("http", "https"):
+        return image
+    return str(Path(image).expanduser().absolute())
+
+
+def _from_data_uri(image: str) -> bytes:
+    head, comma, body = image.partition(",")
+    try:
+        if not comma:
+            raise ValueError("it has no comma")
+        if head.endswith(";base64"):
+            return base64.b64decode(unquote_to_bytes(body), validate=True)
+        return unquote_to_bytes(body)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidRequest(
+            f"The data URI {_shown(image)} cannot be read: {error}. Expected data:image/png;base64,..."
+        ) from None
+
+
+async def _from_url(image: str) -> bytes:
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=DOWNLOAD_TIMEOUT, trust_env=True) as session,
+            session.get(image) as answer,
+        ):
+            if answer.status != 200:
+                raise InvalidRequest(f"{image} answers HTTP {answer.status}; expected a picture.")
+            data = bytearray()
+            async for chunk in answer.content.iter_chunked(2**16):
+                data += chunk
+                if len(data) > LARGEST:
+                    raise InvalidRequest(_too_large(image))
+            return bytes(data)
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+        raise InvalidRequest(f"{image} could not be fetched: {error or type(error).__name__}.") from None
+
+
+def _from_path(image: str) -> bytes:
+    path = Path(image).expanduser()
+    try:
+        if path.stat().st_size > LARGEST:
+            raise InvalidRequest(_too_large(image))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidRequest(
+            f"There is no file {path.absolute()}. Expected a picture's path, URL or data URI."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {error}.") from None
+
+
+def _checked(data: bytes, name: str) -> str:
+    """The suffix of a picture's format, once its header has been read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
+            return picture.format.lower()
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidRequest(f"{name} is no picture that can be read ({error}). Expected PNG, JPEG or WebP.") from None
+
+
+def _too_large(image: str) -> str:
+    return f"{_shown(image)} is larger than {LARGEST // 10**6} MB. Expected a smaller picture."
+
+
+def _shown(image: str) -> str:
+    return image if len(image) <= 80 else image[:60] + "..."
