@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import ssl
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import aiohttp
 
@@ -36,8 +37,9 @@ class Connection:
             )
         netloc = parts.netloc.rpartition("@")[2]
         self.url = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
-        auth = aiohttp.BasicAuth(parts.username, parts.password or "") if parts.username else None
-        self._options = {"headers": dict(headers or {}), "auth": auth, "trust_env": True}
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        basic = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+        self._options = {"headers": basic | dict(headers or {}), "trust_env": True}
         self._tls = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
 

@@ -1,0 +1,131 @@
+import argparse
+import json
+
+import pytest
+
+from krea_client import cli, errors
+from krea_client.cli import flags
+from krea_client.request import Request, schema
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    return cli.parser().parse_args(arguments)
+
+
+def test_every_field_of_a_request_is_a_flag_of_generate():
+    given = options("generate", "words")
+    values = {
+        "negative_prompt": "grain",
+        "aspect_ratio": "2:3",
+        "resolution": "4K",
+        "megapixels": 0.5,
+        "guidance_scale": 3.5,
+        "true_cfg_scale": 2.0,
+        "num_inference_steps": 30,
+        "seed": 9,
+        "num_images": 3,
+        "style_reference_weight": 0.4,
+        "image_prompt": "a.png",
+        "output_format": "webp",
+        "disclosure": "none",
+        "content_filter": "review",
+    }
+    words = [word for name, value in values.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    given = options(
+        "generate",
+        "words",
+        *words,
+        "--no-texture-enhancement",
+        "--style-reference",
+        "b.png",
+        "--style-reference",
+        "c@0.2",
+    )
+    request = Request.read(flags.request(given))
+    references = ({"image": "b.png", "weight": None}, {"image": "c", "weight": 0.2})
+    assert request.model_dump() == values | {
+        "prompt": "words",
+        "texture_enhancement": False,
+        "style_references": references,
+    }
+
+
+def test_what_is_not_given_is_left_to_the_request():
+    assert flags.request(options("generate", "words")) == {"prompt": "words"}
+
+
+def test_a_prompt_of_one_dash_is_read_from_the_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", iter_text("Fog over a harbour.\nWet cobbles.\n"))
+    assert flags.request(options("generate", "-")) == {"prompt": "Fog over a harbour.\nWet cobbles."}
+
+
+def iter_text(text: str):
+    import io
+
+    return io.StringIO(text)
+
+
+def test_the_help_of_generate_says_what_every_field_does(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["generate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    for field in schema()["properties"].values():
+        assert " ".join(field["description"].split())[:60] in text
+
+
+def test_the_help_lists_every_exit_code(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    codes = {
+        line.split()[0] for line in capsys.readouterr().out.partition("exit codes:")[2].splitlines() if line.strip()
+    }
+    types = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.KreaError)]
+    assert codes == {str(kind.exit_code) for kind in types} | {"0", "9", "130"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "a", "--guidance-scale", "20"], "guidance_scale: found 20.0"),
+        (["generate", ""], "prompt is empty"),
+        (["generate", "a", "--header", "no colon"], "not of the form"),
+        (["generate", "a", "--model", "unet=x"], "PART=FILE"),
+        (["generate", "a", "--server", "ftp://x"], "Expected http://HOST:PORT"),
+        (["grid", "a", "--seed", "1"], "Nothing to compare"),
+        (["grid", "a", "--style-reference-weight", "0.2", "0.4"], "no style reference"),
+        (["grid", "a", "--seed", *map(str, range(101))], "101 pictures"),
+        (["vary", "not-there.json"], "is not the result of a job"),
+        (["models", "download", "folder", "flux.safetensors"], "no published file has this name"),
+    ],
+)
+def test_a_wrong_call_ends_with_code_2_and_says_why(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    told = capsys.readouterr()
+    assert words in told.err
+    assert not told.out
+
+
+def test_with_json_an_error_is_json(capsys):
+    assert cli.main(["generate", "a", "--seed", "-1", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "invalid_request"
+
+
+def test_a_header_is_shown_nowhere(capsys, monkeypatch):
+    monkeypatch.setenv("KREA_HEADERS", "Authorization: Bearer secret-1\nX-Key: secret-2")
+    given = options("server", "--header", "X-Other:secret-3")
+    assert flags.headers(given) == {"Authorization": "Bearer secret-1", "X-Key": "secret-2", "X-Other": "secret-3"}
+    assert cli.main(["server", "--server", "http://name:secret-4@127.0.0.1:9", "--header", "X:secret-3"]) == 3
+    told = capsys.readouterr()
+    assert "secret" not in told.out + told.err
+
+
+@pytest.mark.parametrize("reader", ["openai", "anthropic", "mcp"])
+def test_the_schema_is_wrapped_for_each_kind_of_tool(reader, capsys):
+    assert cli.main(["schema", "--for", reader]) == 0
+    tool = json.loads(capsys.readouterr().out)
+    inner = tool.get("function", tool)
+    assert inner["name"] == "generate_image"
+    assert len(inner["description"]) > 200
+    assert next(inner[key] for key in ("parameters", "input_schema", "inputSchema") if key in inner) == schema()
