@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from krea_client.result import Result
 
@@ -58,7 +58,8 @@ def test_vary_makes_one_image_of_the_batch_again(made, server, root, tmp_path):
     again = Result.model_validate_json(done.stdout)
     assert [picture.seed for picture in again.pictures] == [6]
     with Image.open(again.paths[0]) as one, Image.open(earlier.paths[1]) as other:
-        assert one.tobytes() == other.tobytes()
+        difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
+    assert max(high for _, high in difference.getextrema()) <= 2  # a batch rounds differently from one image
 
 
 def test_vary_with_seeds_makes_a_picture_for_each(made, server, root, tmp_path):
@@ -125,10 +126,14 @@ def test_ctrl_c_cancels_the_job_on_the_server(server, root, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals of this kind")
 def test_on_a_terminal_a_bar_and_the_growing_picture_are_shown(server, root, tmp_path):
+    import fcntl
     import pty
+    import struct
+    import termios
     import threading
 
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 800, 800))  # rows, columns, pixels
     shown = bytearray()
 
     def read() -> None:
@@ -155,14 +160,12 @@ def test_on_a_terminal_a_bar_and_the_growing_picture_are_shown(server, root, tmp
     settings = environment(server) | {
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
-        "COLUMNS": "100",
-        "LINES": "40",
     }
     done = subprocess.run(command, cwd=root, env=settings, stdin=theirs, stdout=theirs, stderr=theirs, timeout=300)
     os.close(theirs)
     reader.join(10)
     text = shown.decode(errors="replace")
-    assert done.returncode == 0, text
+    assert done.returncode == 0, text[-2000:]
     assert "Sampler" in text
     assert "/15" in text
     assert "\u2584" in text or "\u2580" in text  # half blocks: a picture in a terminal without graphics

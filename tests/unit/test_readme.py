@@ -1,11 +1,14 @@
 """README.md quotes messages and names files: both must be the real ones."""
 
+import json
 import re
 
+import jsonschema
 import pytest
 
 from dev.environment import ROOT
 from krea import VERSION
+from krea_client.request import Request, schema
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = "\n".join(
@@ -39,3 +42,17 @@ def test_links_lead_to_files_of_the_checkout(target):
 
 def test_the_version_is_that_of_pyproject():
     assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def example_requests() -> list[str]:
+    return [line for line in README.splitlines() if line.startswith(('{"prompt"', '{"image_prompt"'))]
+
+
+def test_there_are_examples_of_requests():
+    assert len(example_requests()) >= 5
+
+
+@pytest.mark.parametrize("line", example_requests())
+def test_example_requests_are_ones_for_the_schema_and_for_the_client(line):
+    jsonschema.validate(json.loads(line), schema(), jsonschema.Draft202012Validator)
+    assert Request.read(json.loads(line)).values() == json.loads(line)
