@@ -79,6 +79,7 @@ def prepare(tests: bool = False, checks: bool = False) -> None:
             say(f"Using the ComfyUI in {comfyui}, run by {python_of(VENV)}; its own environment is left alone")
         _install(VENV, "PyTorch", "once, up to 6 GB on disk with its GPU libraries", REQUIREMENTS / "torch.txt")
         _install(VENV, "ComfyUI's requirements", "about 1 GB", comfyui / "requirements.txt")
+        _install(VENV, "the content filter's judge", "about 60 MB", REQUIREMENTS / "filter.txt")
         if tests:
             _install(VENV, "the test tools", "about 150 MB", REQUIREMENTS / "test.txt")
         if checks:

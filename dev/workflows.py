@@ -91,7 +91,7 @@ def frontend(url: str) -> Iterator["Page"]:
         browser = playwright.chromium.launch(executable_path=chromium())
         page = browser.new_page()
         page.goto(url)
-        page.wait_for_function("window.app?.vueAppReady && !window.app.extensionManager.spinner", timeout=60_000)
+        page.wait_for_function("window.app?.vueAppReady && !window.app.extensionManager.spinner", timeout=180_000)
         yield page
         browser.close()
 

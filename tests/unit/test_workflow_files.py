@@ -118,8 +118,16 @@ def test_settings_are_the_recipe(path):
     assert nodes["FluxKreaPrompt"]["texture_enhancement"] is True
     size = nodes["FluxKreaAspectRatioLatent"]
     assert (size["aspect_ratio"], size["resolution"]) == ("3:2", "1K")
-    saving = nodes["FluxKreaSaveImage" if path.stem == "moderated_batch" else "SaveImage"]
-    assert saving["filename_prefix"] == f"flux_krea/{path.stem}"
+    assert nodes["FluxKreaSaveImage"]["filename_prefix"] == f"flux_krea/{path.stem}"
+
+
+@graphs
+def test_every_graph_ends_in_the_gate(path):
+    graph = read(API / path.name)
+    [saving] = [node["inputs"] for node in graph.values() if node["class_type"] == "FluxKreaSaveImage"]
+    assert graph[saving["filter"][0]]["class_type"] in ("FluxKreaContentFilterLoader", "FluxKreaPromptFilter")
+    assert saving["disclosure"] == ("edited by AI" if path.stem == "image_to_image" else "made by AI")
+    assert "SaveImage" not in [node["class_type"] for node in graph.values()]
 
 
 @graphs
