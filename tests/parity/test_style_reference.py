@@ -422,7 +422,7 @@ def left_edge(height, width):
         ([torch.rand(1, 8, 8, 3)], {"region": torch.ones(2, 8, 8)}, "region is a batch of 2 masks"),
         ([torch.rand(1, 8, 32, 3)], {"picture_mask": left_edge(8, 32), "fit": "crop"}, "Nothing of picture_1 counts"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_inputs_are_refused_with_what_to_do(refer, pictures, settings, message):
     with pytest.raises(ValueError, match=message):
