@@ -18,6 +18,12 @@ PARTS = {
     "checks": "the outside judges: comfy-cli, comfy-test, nodesafe",
 }
 
+# A process for each core, up to four (each has a ComfyUI of its own and holds up to 3 GB), with one thread each: two
+# threads are no faster on a model this small. A file's tests stay together, for their fixtures; files start in the
+# order of the parts, which is also what Playwright needs: no test can use asyncio after it in the same process.
+PARALLEL = ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
 
 class Chosen(NamedTuple):
     """The parts to run, in the order of PARTS, and what is passed on to pytest."""
@@ -32,7 +38,8 @@ def parse(arguments: list[str]) -> Chosen:
         prog="python3 dev test",
         usage="python3 dev test [-h] [PART ...] [-- PYTEST ARGUMENTS]",
         description="Runs ruff, then pytest over the whole suite or the named parts.",
-        epilog=f"parts:\n{listing}\n\nexample: python3 dev test unit -- -k schedule",
+        epilog=f"parts:\n{listing}\n\nexamples: python3 dev test unit -- -k schedule\n"
+        "          python3 dev test server -- --numprocesses=0 --pdb   (all in one process)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all parts")
@@ -49,7 +56,7 @@ def main(arguments: list[str]) -> int:
     if "browser" in parts:
         _say_which_browser()
     folders = [f"tests/{part}" for part in parts]
-    commands = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest", *folders, *pytest_arguments]]
+    commands = [["ruff", "check"], ["ruff", "format", "--check"], ["pytest", *PARALLEL, *folders, *pytest_arguments]]
     # All run even when one fails: a long line should not hide what the tests say.
     failed = [_run(command) != 0 for command in commands]  # a killed one has a negative code
     return int(any(failed))
@@ -57,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 def _run(command: list[str]) -> int:
     say(f"$ {' '.join(command)}")
-    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **CALM_THREADS})
+    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **CALM_THREADS, **ONE_THREAD})
 
 
 def _say_which_browser() -> None:
