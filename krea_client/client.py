@@ -57,7 +57,6 @@ class AsyncKreaClient:
         self._time_limit = time_limit
         self._patience = patience
         self._host: host.Host | None = None
-        self._uploaded: dict[str, str] = {}
 
     async def __aenter__(self) -> AsyncKreaClient:
         return self
@@ -89,7 +88,8 @@ class AsyncKreaClient:
         """As `generate`, and tells what happens meanwhile. Closed early, it cancels the job on the server.
 
         Args:
-            job_id: a UUID. The same request under the same id is run once, whoever asks and however often.
+            job_id: a UUID. The same request under the same id is run once, whoever asks and however often, unless it
+                failed or was cancelled.
             previews: yield the picture as it grows, before the content filter has seen it.
 
         Raises any of `krea_client.errors`.
@@ -118,7 +118,9 @@ class AsyncKreaClient:
             while (event := await limited(anext(happenings, None))) is not None:
                 yield event
         result = await limited(
-            delivery.deliver(self._connection, job, request, Path(out), server.identity(self.url), names, begun)
+            delivery.deliver(
+                self._connection, job, request, Path(out), server.identity(self.url), names, begun, self._patience
+            )
         )
         yield Finished(job_id, result)
 
@@ -128,7 +130,7 @@ class AsyncKreaClient:
 
     async def models(self) -> list[Found]:
         """The model files that the server has or lacks."""
-        return find((await self._known_host()).models, self._models)
+        return find((await self._known_host(fresh=True)).models, self._models)
 
     async def server(self) -> host.Status:
         """Versions, device and queue of the server."""
@@ -153,10 +155,7 @@ class AsyncKreaClient:
         return any(each.file is None for each in find(server.models, self._models, slots(request)))
 
     async def _upload(self, image: str) -> str:
-        reference = await references.load(image)
-        if reference.name not in self._uploaded:
-            self._uploaded[reference.name] = await self._connection.upload(*reference, "flux_krea")
-        return self._uploaded[reference.name]
+        return await self._connection.upload(*await references.load(image), "flux_krea")
 
 
 class KreaClient:
@@ -178,7 +177,7 @@ class KreaClient:
 
     def close(self) -> None:
         """Ends the connection. Jobs go on."""
-        if self._loop.is_running():
+        if not self._loop.is_closed():
             self._wait(self._async.close())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

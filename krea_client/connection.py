@@ -7,9 +7,10 @@ import base64
 import json
 import logging
 import ssl
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 import aiohttp
 
@@ -17,8 +18,15 @@ from .errors import AccessDenied, InvalidRequest, ServerUnreachable
 
 TRIES = 4
 PAUSE = 0.25  # s before the second try, doubled each time
-REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+# A picture of 4K may take minutes on a slow line, but not without a byte for a minute.
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
 _LATER = (429, 502, 503, 504)  # a proxy's way to say that its server is not there at this moment
+_HERE = ("localhost", "127.0.0.1", "::1")
+_Value = TypeVar("_Value")
+
+
+class NotFound(ServerUnreachable):
+    """The server has nothing at a path."""
 
 
 class Connection:
@@ -30,16 +38,14 @@ class Connection:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None):
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise InvalidRequest(
-                f"The server's address is {_without_login(url)!r}. Expected http://HOST:PORT or https://HOST/PATH."
-            )
-        netloc = parts.netloc.rpartition("@")[2]
-        self.url = f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
-        basic = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
-        self._options = {"headers": basic | dict(headers or {}), "trust_env": True}
+        parts = _parts(url)
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        headers = {name: value.strip() for name, value in (headers or {}).items()}
+        if parts.username and "authorization" not in map(str.lower, headers):
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        # The environment names proxies for the world, which this machine is not to them.
+        self._options = {"headers": headers, "trust_env": parts.hostname not in _HERE}
         self._tls = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
 
@@ -49,21 +55,20 @@ class Connection:
             self._session = None
 
     async def get(self, path: str, **query: str) -> Any:
-        """The JSON at a path. Raises ServerUnreachable, AccessDenied, LookupError (404)."""
-        return self._json((await self._ask("GET", path + (f"?{urlencode(query)}" if query else "")))[1])
+        """The JSON at a path. Raises ServerUnreachable, AccessDenied, NotFound."""
+        return (await self._ask("GET", path + (f"?{urlencode(query)}" if query else "")))[1]
 
     async def file(self, path: str, **query: str) -> bytes:
         """The whole file at a path. Raises as `get`."""
-        return (await self._ask("GET", f"{path}?{urlencode(query)}"))[1]
+        return (await self._ask("GET", f"{path}?{urlencode(query)}", read=bytes))[1]
 
-    async def post(self, path: str, body: Any, once: bool = False) -> tuple[int, Any]:
-        """Status and JSON of the answer to a JSON body.
+    async def post(self, path: str, body: Any) -> None:
+        """Sends JSON whose answer says nothing; again where the answer is lost. Raises as `get`."""
+        await self._ask("POST", path, read=bytes, json=body)
 
-        Args:
-            once: do not send it again when the answer is lost, for what must not happen twice.
-        """
-        status, data = await self._ask("POST", path, json=body, allowed=(400,), tries=1 if once else TRIES)
-        return status, self._json(data) if data else None
+    async def hand_over(self, body: Any) -> tuple[int, Any]:
+        """Status and JSON of the answer to a job, sent once: the server may have it though the answer is lost."""
+        return await self._ask("POST", "/prompt", allowed=(400,), tries=1, json=body)
 
     async def upload(self, name: str, data: bytes, subfolder: str) -> str:
         """Puts a picture into the server's input folder; its name there, with the subfolder."""
@@ -73,7 +78,7 @@ class Connection:
             fields.add_field("image", data, filename=name)
             return fields
 
-        stored = self._json((await self._ask("POST", "/upload/image", form=form))[1])
+        _, stored = await self._ask("POST", "/upload/image", form=form)
         return "/".join(filter(None, (stored.get("subfolder"), stored["name"])))
 
     async def events(self, client_id: str) -> aiohttp.ClientWebSocketResponse:
@@ -81,7 +86,7 @@ class Connection:
         socket = await self._session_open().ws_connect(
             f"{self.url}/ws?clientId={client_id}",
             ssl=self._tls,
-            heartbeat=10,
+            heartbeat=30,  # s; a server that loads a model may not answer at once
             max_msg_size=0,
             timeout=aiohttp.ClientWSTimeout(ws_close=2),
         )
@@ -93,25 +98,19 @@ class Connection:
         said = f" (it says {answer[:80].decode(errors='replace')!r})" if answer else ""
         return ServerUnreachable(f"{self.url} answers, but not as ComfyUI does{said}. Check the address.")
 
-    def _json(self, data: bytes) -> Any:
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise self.no_comfyui(data) from None
-
     def _session_open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, **self._options)
         return self._session
 
     async def _ask(
-        self, method: str, path: str, allowed=(), form=None, tries: int = TRIES, **options: Any
-    ) -> tuple[int, bytes]:
-        """Status and body of one whole answer; asked again while there is none."""
-        trouble = ""
+        self, method: str, path: str, *, read=json.loads, allowed=(), form=None, tries: int = TRIES, **options: Any
+    ) -> tuple[int, Any]:
+        """Status and body of one whole answer; asked again while there is none that can be read."""
+        trouble: ServerUnreachable | None = None
         for attempt in range(tries):
             if attempt:
-                logging.getLogger(__name__).debug("%s %s: %s; trying again", method, path.partition("?")[0], trouble)
+                logging.getLogger(__name__).debug("%s %s: %s", method, path.partition("?")[0], trouble)
                 await asyncio.sleep(PAUSE * 2 ** (attempt - 1))
             if form is not None:
                 options["data"] = form()  # a form is used up by sending it
@@ -120,34 +119,57 @@ class Connection:
                     method, self.url + path, ssl=self._tls, allow_redirects=False, **options
                 ) as answer:
                     data = await answer.read()
-                    if answer.status not in _LATER:
-                        return self._checked(answer, data, path, allowed)
-                    trouble = f"HTTP {answer.status}"
+                if answer.status not in _LATER:
+                    self._check(answer, data, path, allowed)
+                    return answer.status, read(data)
+                trouble = self._no_answer(f"HTTP {answer.status}")
             except aiohttp.ClientSSLError as error:
                 raise ServerUnreachable(
                     f"{self.url} was not trusted: {error}. For a certificate of your own give its CA file "
                     "(--ca-file), or check the address."
                 ) from None
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-                trouble = str(error) or type(error).__name__
-        raise ServerUnreachable(
-            f"No answer from {self.url} ({trouble}). Is ComfyUI running there? Start it, or give its address "
-            "with --server."
+                trouble = self._no_answer(str(error) or type(error).__name__)
+            except ValueError:  # cut off, or never JSON
+                trouble = self.no_comfyui(data)
+        raise trouble
+
+    def _no_answer(self, why: str) -> ServerUnreachable:
+        return ServerUnreachable(
+            f"No answer from {self.url} ({why}). Is ComfyUI running there? Start it, or give its address with --server."
         )
 
-    def _checked(self, answer: aiohttp.ClientResponse, data: bytes, path: str, allowed) -> tuple[int, bytes]:
+    def _check(self, answer: aiohttp.ClientResponse, data: bytes, path: str, allowed) -> None:
         status = answer.status
-        if status in (401, 403, 407) or 300 <= status < 400:
+        if status in (401, 403, 407):
             raise AccessDenied(
                 f"{self.url} answers HTTP {status}: the server or a proxy in front of it wants to know who asks. "
                 "Give the header it expects with --header or KREA_HEADERS."
             )
-        if status == 404:
-            raise LookupError(path.partition("?")[0])
+        if 300 <= status < 400:
+            elsewhere = urlsplit(answer.headers.get("Location", ""))
+            raise AccessDenied(
+                f"{self.url} answers HTTP {status} and points to {elsewhere.scheme}://{elsewhere.hostname}. Give that "
+                "address with --server; if it is a login page, the header that it expects with --header."
+            )
         if status >= 400 and status not in allowed:
             text = data[:300].decode(errors="replace").strip()
-            raise ServerUnreachable(f"{self.url}{path.partition('?')[0]} answers HTTP {status}: {text}")
-        return status, data
+            kind = NotFound if status == 404 else ServerUnreachable
+            raise kind(f"{self.url}{path.partition('?')[0]} answers HTTP {status}: {text}")
+
+
+async def patiently(ask: Callable[[], Awaitable[_Value]], patience: float) -> _Value:
+    """The answer of a server that may be away for some seconds, as while it is restarted. Raises as `ask` does."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return await ask()
+        except (AccessDenied, NotFound):
+            raise
+        except ServerUnreachable:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(1)
 
 
 def tls_context(
@@ -174,6 +196,14 @@ def tls_context(
     return context
 
 
-def _without_login(url: str) -> str:
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        extra = parts.query or parts.fragment
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not extra:
+            return parts
+    except ValueError:  # a port that is no number, half an IPv6 address
+        pass
     scheme, separator, rest = url.rpartition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+    shown = scheme + separator + rest.rpartition("@")[2]
+    raise InvalidRequest(f"The server's address is {shown!r}. Expected http://HOST:PORT or https://HOST/PATH.")

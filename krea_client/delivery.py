@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from krea import files
 from krea.picture_file import SUFFIXES
 
 from . import references
-from .connection import Connection
+from .connection import Connection, NotFound, patiently
 from .errors import CannotSave, InvalidRequest, JobFailed, ServerUnreachable
 from .graph import PROMPT, PROMPT_FILTER, SAVE
 from .job import Job, outputs
 from .request import Request
 from .result import Picture, Result, Server, Timings, Verdict
 
+FETCHES = 3  # of a picture that arrives otherwise than the server wrote it
+_CUT = "T5 reads the first "  # so Krea Prompt begins to tell of words beyond the tokens that are read
 _PROMPT_OUTCOMES = {"pass": "pass", "review": "its pictures need review", "block": "refused"}
 
 
@@ -39,15 +43,22 @@ async def deliver(
     server: Server,
     models: dict[str, str],
     begun: float,
+    patience: float,
 ) -> Result:
     """Fetches the pictures of a finished job, writes them, and beside them the result as JSON.
 
-    begun: time.monotonic() at the start of the job.
+    Args:
+        begun: time.monotonic() at the start of the job.
+        patience: seconds to wait for a server that stops answering.
+
     Raises CannotSave, JobFailed, JobInterrupted, OutOfMemory, ServerUnreachable.
     """
     found = outputs(job.record)
     saved, prompt_found = found.get(SAVE, {}), found.get(PROMPT_FILTER, {}).get("verdicts", [None])[0]
-    pictures = await _pictures(connection, request, saved, folder, job.id)
+    if prompt_found and prompt_found["decision"] == "block":
+        pictures = [Picture(seed=seed) for seed in request.seeds]
+    else:
+        pictures = await _pictures(connection, request, saved, folder, job.id, patience)
     queued, ran = _server_times(job.record)
     frame = request.frame.final_size
     named = {"image_prompt": references.absolute(request.image_prompt)} if request.image_prompt else {}
@@ -67,54 +78,69 @@ async def deliver(
         timings=Timings(queued=queued, ran=ran, total=round(time.monotonic() - begun, 3)),
         server=server,
     )
-    await asyncio.to_thread(_write, folder, f"krea_{request.seed}", ".json", _json(result), job.id)
+    data = result.model_dump_json(indent=2).encode() + b"\n"
+    await asyncio.to_thread(_write, folder, f"krea_{request.seed}", ".json", data, job.id, _of_job(job.id))
     return result
 
 
 async def _pictures(
-    connection: Connection, request: Request, saved: dict[str, Any], folder: Path, job_id: str
+    connection: Connection, request: Request, saved: dict[str, Any], folder: Path, job_id: str, patience: float
 ) -> list[Picture]:
     """One entry for each picture that was asked for, in the order of the seeds."""
-    images = iter(saved.get("images", []))
-    verdicts = saved.get("verdicts", [None] * request.num_images if request.content_filter == "off" else [])
-    if not verdicts:  # the prompt was refused
-        return [Picture(seed=seed) for seed in request.seeds]
-    if len(verdicts) != request.num_images:
-        raise JobFailed(f"{request.num_images} pictures were asked for, the server answers about {len(verdicts)}.")
+    images = saved.get("images", [])
+    verdicts = [None] * len(images) if request.content_filter == "off" else saved.get("verdicts", [])
+    delivered = [verdict is None or "sha256" in verdict for verdict in verdicts]
+    if len(verdicts) != request.num_images or sum(delivered) != len(images):
+        raise JobFailed(
+            f"{request.num_images} pictures were asked for; the server answers with {len(images)} and "
+            f"{len(verdicts)} verdicts. Update the pack or this client, so that they are of one version."
+        )
+    images = iter(images)
     pictures = []
-    for seed, verdict in zip(request.seeds, verdicts, strict=True):
+    for seed, verdict, is_here in zip(request.seeds, verdicts, delivered, strict=True):
         kept = Picture(seed=seed, verdict=verdict and _verdict(verdict, verdict["outcome"]))
-        if verdict is None or "sha256" in verdict:
-            data = await _fetch(connection, next(images), verdict and verdict["sha256"])
+        if is_here:
+            data, size = await _fetch(connection, next(images), verdict and verdict["sha256"], patience)
             kept.path = await asyncio.to_thread(
                 _write, folder, f"krea_{seed}", SUFFIXES[request.output_format], data, job_id
             )
             kept.sha256 = hashlib.sha256(data).hexdigest()
-            kept.width, kept.height = await asyncio.to_thread(_size, data)
+            kept.width, kept.height = size
         pictures.append(kept)
     return pictures
 
 
-async def _fetch(connection: Connection, image: dict[str, str], sha256: str | None) -> bytes:
-    """A picture whose bytes are those that the server wrote."""
+async def _fetch(
+    connection: Connection, image: dict[str, str], sha256: str | None, patience: float
+) -> tuple[bytes, tuple[int, int]]:
+    """A picture whose bytes are those that the server wrote, and its size in px."""
     where = {key: image[key] for key in ("filename", "subfolder", "type")}
     try:
-        data = await connection.file("/view", **where)
-    except LookupError:
+        for _ in range(FETCHES):
+            data = await patiently(lambda: connection.file("/view", **where), patience)
+            if sha256 in (None, hashlib.sha256(data).hexdigest()):
+                with contextlib.suppress(OSError, SyntaxError):  # cut off
+                    return data, await asyncio.to_thread(_size, data, sha256 is None)
+    except NotFound:
         raise JobFailed(
             f"{connection.url} made {image['subfolder']}/{image['filename']}, but does not have it any more. Ask for "
             "it again under another job id."
         ) from None
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise ServerUnreachable(
-            f"{image['filename']} arrived with other bytes than {connection.url} wrote. Something in between changes "
-            "pictures; use an address without it."
-        )
-    return data
+    raise ServerUnreachable(
+        f"{image['filename']} arrives with other bytes than {connection.url} wrote. Something in between changes or "
+        "cuts pictures; use an address without it."
+    )
 
 
-def _write(folder: Path, name: str, suffix: str, data: bytes, job_id: str) -> str:
-    """Writes a file under the first free name; the same file of the same job, fetched again, is not doubled."""
+def _write(
+    folder: Path, name: str, suffix: str, data: bytes, job_id: str, same: Callable[[bytes], bool] | None = None
+) -> str:
+    """Writes a file under the first free name, unless it is there.
+
+    Args:
+        same: whether a file with these bytes is this one; by default those that are equal.
+    """
+    same = same or data.__eq__
     number = 1
     while True:
         path = folder / f"{name}{f'_{number}' if number > 1 else ''}{suffix}"
@@ -122,7 +148,7 @@ def _write(folder: Path, name: str, suffix: str, data: bytes, job_id: str) -> st
             files.create(path, data)
             return str(path)
         except FileExistsError:
-            if path.read_bytes() == data:
+            if same(path.read_bytes()):
                 return str(path)
             number += 1
         except OSError as error:
@@ -132,10 +158,13 @@ def _write(folder: Path, name: str, suffix: str, data: bytes, job_id: str) -> st
             ) from None
 
 
-def _size(data: bytes) -> tuple[int, int]:
+def _size(data: bytes, whole: bool) -> tuple[int, int]:
+    """Width and height of a picture; where asked, the whole of it must be there."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as picture:
+        if whole:
+            picture.load()
         return picture.size
 
 
@@ -144,8 +173,9 @@ def _verdict(found: dict[str, Any], outcome: str) -> Verdict:
 
 
 def _notes(found: dict[str, Any], request: Request) -> list[str]:
-    """What the nodes said beyond the settings, which the result has in fields."""
-    notes = [text for node in (PROMPT,) for text in found.get(node, {}).get("text", [])]
+    """What a person should know besides the settings, which the result has in fields."""
+    lines = "\n".join(found.get(PROMPT, {}).get("text", [])).splitlines()
+    notes = [line for line in lines if _CUT in line]
     if request.negative_prompt and request.true_cfg_scale == 1:
         notes.append("The negative_prompt does nothing: true_cfg_scale is 1. Set it to 1.5 to 3.")
     return notes
@@ -159,8 +189,14 @@ def _server_times(record: dict[str, Any]) -> tuple[float, float]:
     return round((at["execution_start"] - made) / 1000, 3), round((ended - at["execution_start"]) / 1000, 3)
 
 
-def _json(result: Result) -> bytes:
-    return result.model_dump_json(indent=2).encode() + b"\n"
+def _of_job(job_id: str) -> Callable[[bytes], bool]:
+    def is_it(data: bytes) -> bool:
+        try:
+            return Result.model_validate_json(data).job_id == job_id
+        except ValueError:
+            return False
+
+    return is_it
 
 
 def read(path: Path) -> Result:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from krea import VERSION
 from krea.model_file.catalogue import Slot
 
-from .connection import Connection
+from .connection import Connection, NotFound
 from .errors import PackMissing
 from .graph import LOADER_INPUTS, Graph
 from .models import on_server
@@ -57,9 +57,8 @@ class Host:
 
 async def look(connection: Connection) -> Host:
     """Asks a server what it is. Raises ServerUnreachable, PackMissing."""
-    stats, pack, *loaders = await asyncio.gather(
-        _stats(connection), _pack(connection), *(_node(connection, name) for name in LOADER_INPUTS)
-    )
+    stats = await _stats(connection)
+    pack, *loaders = await asyncio.gather(_pack(connection), *(_node(connection, name) for name in LOADER_INPUTS))
     if pack is None and not any(loaders):
         raise PackMissing(f"ComfyUI at {connection.url} has no Flux Krea nodes. {INSTALL}")
     if pack is None or not all(loaders):
@@ -91,7 +90,8 @@ async def check(connection: Connection, host: Host, graph: Graph) -> None:
 
 async def status(connection: Connection) -> Status:
     """A server at this moment. Raises ServerUnreachable."""
-    stats, pack, queue = await asyncio.gather(_stats(connection), _pack(connection), connection.get("/queue"))
+    stats = await _stats(connection)
+    pack, queue = await asyncio.gather(_pack(connection), connection.get("/queue"))
     system, device = stats["system"], _device(stats)
     return Status(
         url=connection.url,
@@ -110,22 +110,25 @@ async def status(connection: Connection) -> Status:
 
 async def _stats(connection: Connection) -> dict[str, Any]:
     try:
-        return await connection.get("/system_stats")
-    except LookupError:
-        raise connection.no_comfyui() from None
+        stats = await connection.get("/system_stats")
+    except NotFound:
+        stats = None
+    if not (isinstance(stats, dict) and "comfyui_version" in stats.get("system", ()) and stats.get("devices")):
+        raise connection.no_comfyui()
+    return stats
 
 
 async def _pack(connection: Connection) -> str | None:
     try:
         return (await connection.get("/flux_krea"))["version"]
-    except LookupError:
+    except NotFound:
         return None
 
 
 async def _node(connection: Connection, name: str) -> dict[str, Any] | None:
     try:
         return (await connection.get(f"/object_info/{name}")).get(name)
-    except LookupError:
+    except NotFound:
         return None
 
 

@@ -13,24 +13,35 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from .connection import Connection
-from .errors import GraphRefused, JobFailed, JobInterrupted, KreaError, OutOfMemory, ServerUnreachable
+from .errors import (
+    AccessDenied,
+    GraphRefused,
+    InvalidRequest,
+    JobFailed,
+    JobInterrupted,
+    KreaError,
+    OutOfMemory,
+    ServerUnreachable,
+)
 from .events import Event, Notice, Preview, Progress, Queued, Started
 from .graph import Graph
 
 SILENCE = 5.0  # s without a message, after which the server is asked; a proxy may have swallowed the last one
-POLL = 0.5  # s between questions while there is no WebSocket
+POLL = 0.5  # s between questions about a job of which the server tells nothing
 RUNS = 2  # a job that takes the server down twice is not given to it a third time
-HAND_OVERS = 6  # tries to hand a job over whose answers are lost on the way
+CANCEL_TIME = 5.0  # s to tell the server that a job is not wanted any more
+_NO_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA and the CPU's allocator say it
 PICTURE_KINDS = {1: "image/jpeg", 2: "image/png"}
 
 
 class Place(NamedTuple):
     """Where the server has a job.
 
-    ahead: jobs before it; 0 while it runs. record: what is known of it once it is finished.
+    ahead: jobs before it. record: what is known of it once it is finished.
     """
 
     ahead: int = 0
+    running: bool = False
     record: dict[str, Any] | None = None
 
 
@@ -38,7 +49,7 @@ class Job:
     """A graph under a job id, the `prompt_id` of ComfyUI, which makes a lost answer harmless: the id is looked up.
 
     Args:
-        known: the server may have this job already, under an id that the caller chose.
+        known: the server may have this job already, under an id that the caller chose. One that failed is run again.
         previews: ask for pictures of the steps.
         patience: seconds to wait for a server that does not answer any more.
     """
@@ -50,26 +61,27 @@ class Job:
         self.graph = graph
         self.id = job_id
         self.record: dict[str, Any] | None = None
-        self._look_first = known
+        self._look_first = self._asked_again = known
         self._previews = previews
         self._patience = patience
         self._client_id = uuid.uuid4().hex
-        self._runs = self._hand_overs = 0
-        self._started = False
+        self._runs = self._ahead = 0
+        self._own = self._started = False
 
     async def events(self) -> AsyncIterator[Event]:
         """Hands the job over and yields what happens to it, until `record` is there.
 
         Closed or cancelled before that, it cancels the job on the server.
-        Raises GraphRefused, ServerUnreachable, JobFailed (after two restarts of the server).
+        Raises InvalidRequest (the id is that of another job), GraphRefused, ServerUnreachable, JobInterrupted,
+        JobFailed (after two restarts of the server).
         """
         try:
             async for event in self._events():
                 yield event
         except (asyncio.CancelledError, GeneratorExit):
             if self.record is None:
-                with contextlib.suppress(KreaError):  # a server that does not answer cannot be told
-                    await asyncio.shield(self.cancel())
+                with contextlib.suppress(KreaError, asyncio.TimeoutError):  # who does not answer cannot be told
+                    await asyncio.wait_for(self.cancel(), CANCEL_TIME)
             raise
 
     async def cancel(self) -> None:
@@ -82,24 +94,26 @@ class Job:
             socket = None
             try:
                 socket = await self._socket()
-                place = await self._place() if self._look_first else None
+                place = await self._first_look() if self._look_first else None
                 if place is None:
                     if self._runs:
                         yield Notice(self.id, "The server does not know the job any more; it is handed over again.")
                     place = await self._hand_over()
                 self._look_first, lost_since = True, None
-                if place.record is None:
+                self.record = place.record
+                if self.record is None:
+                    self._ahead = place.ahead
                     yield Queued(self.id, place.ahead)
-                    async for event in self._watched(socket) if socket else self._polled():
+                    async for event in self._watched(socket):
                         yield event
-                else:
-                    self.record = place.record
-            except ServerUnreachable:
+            except AccessDenied:
+                raise
+            except ServerUnreachable as error:
                 self._look_first = True
                 now = time.monotonic()
                 if lost_since is None:
                     lost_since = now
-                    yield Notice(self.id, f"{self.connection.url} does not answer; waiting for it.")
+                    yield Notice(self.id, f"{error} Waiting for it.")
                 if now - lost_since > self._patience:
                     raise
                 await asyncio.sleep(1)
@@ -114,26 +128,30 @@ class Job:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return None
 
+    async def _first_look(self) -> Place | None:
+        place = await self._place()
+        if self._asked_again and place and place.record and not _succeeded(place.record):
+            await self.connection.post("/history", {"delete": [self.id]})
+            place = None
+        self._asked_again = False
+        return place
+
     async def _hand_over(self) -> Place:
         if self._runs == RUNS:
             raise JobFailed(
                 f"{self.connection.url} has lost the job {RUNS} times: it was restarted while the job ran. Look at "
                 "its log; a job too large for the machine's memory can end the server."
             )
-        self._hand_overs += 1
-        if self._hand_overs > HAND_OVERS:
-            raise ServerUnreachable(
-                f"{self.connection.url} was given the job {HAND_OVERS} times, and neither answered nor has it."
-            )
         body = {"prompt": self.graph, "client_id": self._client_id, "prompt_id": self.id}
         if self._previews:
             body["extra_data"] = {"preview_method": "auto"}
-        status, answer = await self.connection.post("/prompt", body, once=True)
+        status, answer = await self.connection.hand_over(body)
         if status != 200 or answer.get("node_errors"):
             if status == 200:  # ComfyUI runs the outputs that it did not refuse
                 await self.cancel()
             raise GraphRefused(_refusal(answer, self.graph))
         self._runs += 1
+        self._own, self._started = True, False
         return await self._only_one(answer["number"]) if self._look_first else Place()
 
     async def _only_one(self, number: float) -> Place:
@@ -141,7 +159,8 @@ class Job:
         running, pending = await self._queue()
         same = [item[0] for item in running + pending if item[1] == self.id]
         finished = await self._finished()
-        if finished or (len(same) > 1 and min(same) < number):
+        if finished or min(same, default=number) < number:
+            self._own = False
             await self.connection.post("/queue", {"delete": [self.id]})
         return Place(record=finished)
 
@@ -149,14 +168,17 @@ class Job:
         """Where the job is; None: the server does not know it. Asked in the order in which a job moves on."""
         running, pending = await self._queue()
         record = await self._finished()
-        if record is not None:
-            return Place(record=record)
-        if any(item[1] == self.id for item in running):
-            return Place()
-        numbers = [item[0] for item in pending if item[1] == self.id]
-        if not numbers:
+        items = [record["prompt"]] if record else [item for item in running + pending if item[1] == self.id]
+        if not items:
             return None
-        return Place(ahead=len(running) + sum(item[0] < numbers[0] for item in pending))
+        number, _, graph, *_ = items[0]
+        if _wiring(graph) != _wiring(self.graph):
+            raise InvalidRequest(
+                f"{self.connection.url} has another job under the id {self.id}: other settings or model files. Give "
+                "this one an id of its own."
+            )
+        ahead = sum(item[0] < number for item in running + pending)
+        return Place(ahead, running=items[0] in running, record=record)
 
     async def _queue(self) -> tuple[list, list]:
         queue = await self.connection.get("/queue")
@@ -165,24 +187,29 @@ class Job:
     async def _finished(self) -> dict[str, Any] | None:
         return (await self.connection.get(f"/history/{self.id}")).get(self.id)
 
-    async def _polled(self) -> AsyncIterator[Event]:
-        """Until the job is finished or unknown, or a WebSocket can be had."""
-        yield Notice(self.id, "No live connection to the server; asking for the result from time to time.")
-        while (place := await self._place()) is not None:
-            self.record = place.record
-            if self.record is not None:
-                return
-            await asyncio.sleep(POLL)
-
-    async def _watched(self, socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Event]:
-        """What the server tells, until the job is finished or the channel ends."""
+    async def _watched(self, socket: aiohttp.ClientWebSocketResponse | None) -> AsyncIterator[Event]:
+        """What the server tells, and answers when asked, until the job is finished or lost, or the channel ends."""
+        if socket is None:
+            yield Notice(self.id, "No live connection to the server; asking for the result from time to time.")
+        # The server tells of a job only the client that handed it over.
+        silence = SILENCE if socket and self._own else POLL
+        heard = time.monotonic()
         while True:
-            try:
-                message = await socket.receive(timeout=SILENCE)
-            except asyncio.TimeoutError:
+            message = await _received(socket, heard + silence - time.monotonic())
+            if message is None:
                 place = await self._place()
-                if place is None or place.record is not None:
+                heard = time.monotonic()
+                if place is None and not self._started:
+                    raise JobInterrupted("Somebody took the job from the server's queue.")
+                if place is None or place.record:
+                    self.record = place and place.record
                     return
+                if place.running and not self._started:
+                    self._started = True
+                    yield Started(self.id)
+                elif place.ahead != self._ahead:
+                    self._ahead = place.ahead
+                    yield Queued(self.id, place.ahead)
                 continue
             if message.type is aiohttp.WSMsgType.BINARY:
                 if self._previews and (preview := self._preview(message.data)):
@@ -195,6 +222,7 @@ class Job:
             kind, data = told["type"], told["data"]
             if data.get("prompt_id") != self.id:
                 continue
+            heard = time.monotonic()
             if kind == "execution_start" and not self._started:
                 self._started = True
                 yield Started(self.id)
@@ -216,6 +244,18 @@ class Job:
         return None
 
 
+async def _received(socket: aiohttp.ClientWebSocketResponse | None, seconds: float) -> aiohttp.WSMessage | None:
+    """The next message of a channel, if there is a channel and a message in time."""
+    seconds = max(seconds, 0.01)
+    if socket is None:
+        await asyncio.sleep(seconds)
+        return None
+    try:
+        return await socket.receive(timeout=seconds)
+    except asyncio.TimeoutError:
+        return None
+
+
 async def cancel(connection: Connection, job_id: str) -> None:
     """Takes a job from the server's queue, or stops it between two steps; harmless when it is over."""
     await connection.post("/queue", {"delete": [job_id]})
@@ -224,22 +264,29 @@ async def cancel(connection: Connection, job_id: str) -> None:
 
 def outputs(record: dict[str, Any]) -> dict[str, Any]:
     """What the nodes of a finished job gave, by node id. Raises OutOfMemory, JobFailed, JobInterrupted."""
-    status = record.get("status") or {}
-    if status.get("status_str") == "success":
+    if _succeeded(record):
         return record["outputs"]
-    for kind, data in status.get("messages", []):
+    for kind, data in record["status"]["messages"]:
         if kind == "execution_interrupted":
             raise JobInterrupted("The job was cancelled on the server.")
         if kind == "execution_error":
             message = data.get("exception_message", "").strip()
             where = f"{data.get('node_type')} (node {data.get('node_id')})"
-            if "OutOfMemory" in data.get("exception_type", "") or "out of memory" in message.lower():
+            if "OutOfMemory" in data.get("exception_type", "") or any(words in message for words in _NO_MEMORY):
                 raise OutOfMemory(
                     f"{where}: the server's memory was too small. Ask for a smaller resolution or fewer pictures, or "
                     f"start ComfyUI with --lowvram. It said: {message}"
                 )
             raise JobFailed(f"{where}: {message}")
     raise JobFailed("The server reports a failure without saying which.")
+
+
+def _succeeded(record: dict[str, Any]) -> bool:
+    return record["status"]["status_str"] == "success"
+
+
+def _wiring(graph: Graph) -> dict[str, Any]:
+    return {node: (each["class_type"], each["inputs"]) for node, each in graph.items()}
 
 
 def _refusal(answer: dict[str, Any], graph: Graph) -> str:

@@ -65,7 +65,12 @@ def needed(offered: Mapping[Slot, list[str]], chosen: Mapping[Slot, str], slots:
 
 def _named(name: str, offered: list[str]) -> str | None:
     """An offered file of this name, in whatever subfolder."""
-    return next((file for file in offered if file == name or file.replace("\\", "/").endswith("/" + name)), None)
+    tail = "/" + _plain(name)
+    return next((file for file in offered if ("/" + _plain(file)).endswith(tail)), None)
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "/")  # Windows hosts name subfolders with backslashes
 
 
 def _first(names: list[str], offered: list[str]) -> str | None:

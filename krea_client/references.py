@@ -34,7 +34,7 @@ async def load(image: str) -> Reference:
         data = await _from_url(image)
     else:
         data = await asyncio.to_thread(_from_path, image)
-    suffix = await asyncio.to_thread(_checked, data, _shown(image))
+    suffix = await asyncio.to_thread(_checked, data, shown(image))
     return Reference(f"{hashlib.sha256(data).hexdigest()[:32]}.{suffix}", data)
 
 
@@ -55,7 +55,7 @@ def _from_data_uri(image: str) -> bytes:
         return unquote_to_bytes(body)
     except (ValueError, binascii.Error) as error:
         raise InvalidRequest(
-            f"The data URI {_shown(image)} cannot be read: {error}. Expected data:image/png;base64,..."
+            f"The data URI {shown(image)} cannot be read: {error}. Expected data:image/png;base64,..."
         ) from None
 
 
@@ -66,7 +66,7 @@ async def _from_url(image: str) -> bytes:
             session.get(image) as answer,
         ):
             if answer.status != 200:
-                raise InvalidRequest(f"{image} answers HTTP {answer.status}; expected a picture.")
+                raise InvalidRequest(f"{shown(image)} answers HTTP {answer.status}; expected a picture.")
             data = bytearray()
             async for chunk in answer.content.iter_chunked(2**16):
                 data += chunk
@@ -74,7 +74,9 @@ async def _from_url(image: str) -> bytes:
                     raise InvalidRequest(_too_large(image))
             return bytes(data)
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
-        raise InvalidRequest(f"{image} could not be fetched: {error or type(error).__name__}.") from None
+        named = isinstance(error, (ValueError, aiohttp.ClientResponseError))  # their texts hold the whole address
+        why = type(error).__name__ if named else error or "no answer in time"
+        raise InvalidRequest(f"{shown(image)} could not be fetched: {why}.") from None
 
 
 def _from_path(image: str) -> bytes:
@@ -97,15 +99,21 @@ def _checked(data: bytes, name: str) -> str:
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            picture.verify()
+            picture.load()
             return picture.format.lower()
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise InvalidRequest(f"{name} is no picture that can be read ({error}). Expected PNG, JPEG or WebP.") from None
 
 
 def _too_large(image: str) -> str:
-    return f"{_shown(image)} is larger than {LARGEST // 10**6} MB. Expected a smaller picture."
+    return f"{shown(image)} is larger than {LARGEST // 10**6} MB. Expected a smaller picture."
 
 
-def _shown(image: str) -> str:
-    return image if len(image) <= 80 else image[:60] + "..."
+def shown(image: str) -> str:
+    """The picture as messages name it: without the login or key that an address may hold."""
+    if image.startswith("data:"):
+        return image[:40] + "..."
+    parts = urlsplit(image)
+    if parts.scheme in ("http", "https"):
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return image

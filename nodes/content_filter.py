@@ -179,6 +179,8 @@ class FluxKreaPromptFilter(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            # An output, so that ComfyUI tells the verdict again when the node's result is taken from its cache.
+            is_output_node=True,
         )
 
     @classmethod
