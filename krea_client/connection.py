@@ -42,8 +42,8 @@ class Connection:
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         headers = {name: value.strip() for name, value in (headers or {}).items()}
         if parts.username and "authorization" not in map(str.lower, headers):
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
         # The environment names proxies for the world, which this machine is not to them.
         self._options = {"headers": headers, "trust_env": parts.hostname not in _HERE}
         self._tls = True if tls is None else tls

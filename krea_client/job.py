@@ -76,8 +76,9 @@ class Job:
         JobFailed (after two restarts of the server).
         """
         try:
-            async for event in self._events():
-                yield event
+            async with contextlib.aclosing(self._events()) as events:
+                async for event in events:
+                    yield event
         except (asyncio.CancelledError, GeneratorExit):
             if self.record is None:
                 with contextlib.suppress(KreaError, asyncio.TimeoutError):  # who does not answer cannot be told

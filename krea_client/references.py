@@ -7,9 +7,10 @@ import base64
 import binascii
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import aiohttp
 
@@ -17,6 +18,8 @@ from .errors import InvalidRequest
 
 LARGEST = 50 * 10**6  # bytes
 DOWNLOAD_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+
+_WEB = ("http://", "https://")
 
 
 class Reference(NamedTuple):
@@ -30,7 +33,7 @@ async def load(image: str) -> Reference:
     """The picture that a request names. Raises InvalidRequest: not there, too large, or no picture."""
     if image.startswith("data:"):
         data = _from_data_uri(image)
-    elif urlsplit(image).scheme in ("http", "https"):
+    elif image.startswith(_WEB):
         data = await _from_url(image)
     else:
         data = await asyncio.to_thread(_from_path, image)
@@ -40,7 +43,7 @@ async def load(image: str) -> Reference:
 
 def absolute(image: str) -> str:
     """The same picture, named so that it is found from any folder."""
-    if image.startswith("data:") or urlsplit(image).scheme in ("http", "https"):
+    if image.startswith(("data:", *_WEB)):
         return image
     return str(Path(image).expanduser().absolute())
 
@@ -113,7 +116,6 @@ def shown(image: str) -> str:
     """The picture as messages name it: without the login or key that an address may hold."""
     if image.startswith("data:"):
         return image[:40] + "..."
-    parts = urlsplit(image)
-    if parts.scheme in ("http", "https"):
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if image.startswith(_WEB):
+        return re.sub(r"//[^/]*@", "//", re.split("[?#]", image)[0])
     return image

@@ -1,4 +1,4 @@
-"""The pack on the oldest ComfyUI that pyproject.toml promises."""
+"""The pack on the oldest ComfyUI that pyproject.toml promises, in a folder of another name."""
 
 import io
 import shutil
@@ -7,17 +7,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dev import host as dev_host
 from dev import small_model
 from dev.client import images_of
 from dev.environment import OLDEST_COMFYUI, fetch_comfyui
 from dev.host import ComfyHost
+from krea_client import KreaClient, Request
+from krea_client.events import Finished, Preview, Progress, Queued, Started
 
 
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory):
     base = tmp_path_factory.mktemp("oldest")
-    with ComfyHost(base, small_model.FILES, comfyui=fetch_comfyui(OLDEST_COMFYUI)) as host:
-        yield host
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dev_host, "PACK_FOLDER", "a pack of mine")
+        with ComfyHost(base, small_model.FILES, comfyui=fetch_comfyui(OLDEST_COMFYUI)) as host:
+            yield host
 
 
 def picture(host, graph):
@@ -37,3 +42,24 @@ def test_a_workflow_gives_the_picture_of_the_newest_host(oldest, server, small_g
     assert oldest.get("/system_stats")["system"]["comfyui_version"] == OLDEST_COMFYUI
     difference = np.abs(picture(oldest, graph) - picture(server, graph))
     assert difference.mean() < 1, "of 255 levels"
+
+
+def test_the_client_makes_a_picture_from_a_reference(oldest, tmp_path):
+    Image.linear_gradient("L").save(tmp_path / "reference.png")
+    request = Request(
+        prompt="a red circle on a blue background",
+        aspect_ratio="1:1",
+        megapixels=0.0625,
+        num_inference_steps=15,
+        num_images=2,
+        seed=5,
+        style_references=[str(tmp_path / "reference.png")],
+    )
+    with KreaClient(oldest.url) as client:
+        assert client.server().comfyui == OLDEST_COMFYUI
+        events = list(client.events(request, tmp_path, previews=True))
+    kinds = [type(event) for event in events if not isinstance(event, Preview)]
+    assert kinds == [Queued, Started, *[Progress] * 15, Finished] and len(events) > len(kinds)
+    result = events[-1].result
+    assert len(result.paths) == 2 and {picture.verdict.outcome for picture in result.pictures} == {"pass"}
+    assert result.prompt_verdict.decision == "pass" and 0 < result.timings.ran < result.timings.total
