@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
-from secrets import randbelow
 from typing import Any, TypeVar
 
 from krea.model_file.catalogue import Slot
@@ -95,12 +94,10 @@ class AsyncKreaClient:
         Raises any of `krea_client.errors`.
         """
         begun = time.monotonic()
-        job_id = _checked(job_id)
-        # The seed of a job whose id the caller chose follows from the id, so that asking again asks for the same.
-        seed = randbelow(2**32) if job_id is None else int(job_id.replace("-", "")[-8:], 16)
-        request = request.changed(seed=seed) if request.seed is None else request
+        known, job_id = job_id is not None, _checked(job_id or str(uuid.uuid4()))
+        if request.seed is None:  # it follows from the id, so that asking again under the id asks for the same
+            request = request.changed(seed=int(job_id[-8:], 16))
         await asyncio.to_thread(delivery.prepare, Path(out))
-        known, job_id = job_id is not None, job_id or str(uuid.uuid4())
 
         async def limited(step: Coroutine[Any, Any, _Value]) -> _Value:
             left = None if self._time_limit is None else self._time_limit - (time.monotonic() - begun)
@@ -237,9 +234,9 @@ async def _settled(loop: asyncio.AbstractEventLoop) -> None:
         await asyncio.wait(others, timeout=8)
 
 
-def _checked(job_id: str | None) -> str | None:
+def _checked(job_id: str) -> str:
     try:
-        if job_id is None or str(uuid.UUID(job_id)) == job_id:
+        if str(uuid.UUID(job_id)) == job_id:
             return job_id
     except ValueError:
         pass

@@ -148,7 +148,7 @@ def _write(
             files.create(path, data)
             return str(path)
         except FileExistsError:
-            if same(path.read_bytes()):
+            if path.is_file() and same(path.read_bytes()):
                 return str(path)
             number += 1
         except OSError as error:
