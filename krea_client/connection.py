@@ -48,8 +48,11 @@ class Connection:
         self._options = {"headers": headers, "trust_env": parts.hostname not in _HERE}
         self._tls = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def close(self) -> None:
+        """Ends the session; whoever still uses the connection gets ServerUnreachable."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -99,6 +102,8 @@ class Connection:
         return ServerUnreachable(f"{self.url} answers, but not as ComfyUI does{said}. Check the address.")
 
     def _session_open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ServerUnreachable(f"The connection to {self.url} has been closed.")
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, **self._options)
         return self._session
