@@ -153,7 +153,9 @@ class Job:
             raise GraphRefused(_refusal(answer, self.graph))
         self._runs += 1
         self._own, self._started = True, False
-        return await self._only_one(answer["number"]) if self._look_first else Place()
+        if self._look_first:
+            return await self._only_one(answer["number"])
+        return await self._place() or Place()
 
     async def _only_one(self, number: float) -> Place:
         """Takes our copy of the job back when another client handed the same one over before us."""
