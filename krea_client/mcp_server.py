@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,45 +80,35 @@ def serve(client: AsyncKreaClient, out: Path, *, http: tuple[str, int] | None = 
 
 
 async def _serve(client: AsyncKreaClient, out: Path, http: tuple[str, int] | None, wait: float) -> None:
-    jobs = Jobs(client, out)
-    try:
-        server = build(jobs, out, wait)
-        if http is None:
-            async with stdio_server() as streams:
-                await server.run(*streams, server.create_initialization_options())
-        else:
-            await _serve_http(server, *http)
-    finally:
-        await jobs.close()
+    out = out.absolute()
+    server = build(Jobs(client, out), out, wait)
+    if http is None:
+        async with stdio_server() as streams:
+            await server.run(*streams, server.create_initialization_options())
+    else:
+        await _serve_http(server, *http)
 
 
 async def _serve_http(server: Server, host: str, port: int) -> None:
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InvalidRequest(f"{host}:{port} cannot be listened on: {error.strerror}. Choose another port.") from None
-    app = server.streamable_http_app(
-        host=host, transport_security=_security(host), max_request_body_size=2 * LARGEST
-    )  # base64 is a third longer than the picture in it
+    # Base64 makes a reference picture a third longer.
+    app = server.streamable_http_app(transport_security=_security(host), max_request_body_size=2 * LARGEST)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     await uvicorn.Server(config).serve(sockets=[listener])
 
 
-def _security(host: str) -> TransportSecuritySettings | None:
-    """What a request must name as its host, so that no web page reaches the tool through a name of its own."""
-    names = {"127.0.0.1", "localhost", "[::1]"}
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local:
-        names |= {f"[{host}]" if ":" in host else host, socket.gethostname()}
+def _security(host: str) -> TransportSecuritySettings:
+    """The names that a caller may know this host by, so that no web page reaches the tool through a name of its own."""
+    if host not in ("127.0.0.1", "localhost", "::1"):
         logging.getLogger(__name__).warning(
             "Whoever reaches %s can make pictures here and use any picture on this machine as a reference.", host
         )
+    names = ["127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host, socket.gethostname()]
     return TransportSecuritySettings(
         allowed_hosts=[each for name in names for each in (name, f"{name}:*")],
         allowed_origins=[f"http://{name}:*" for name in names],
@@ -127,10 +116,21 @@ def _security(host: str) -> TransportSecuritySettings | None:
 
 
 def build(jobs: Jobs, out: Path, wait: float) -> Server:
-    """The MCP server: its tools, its prompt and its resource.
+    """The MCP server: its tools, its prompt and its resource. It closes the jobs when it ends.
 
     The SDK's low-level server, which takes schemas as they are; MCPServer would make its own from Python signatures.
+
+    Args:
+        out: the folder of the jobs' pictures.
+        wait: seconds after which a call is answered with a job id in place of pictures.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: Server) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await jobs.close()
 
     async def call(context: ServerRequestContext, asked: types.CallToolRequestParams) -> types.CallToolResult:
         if asked.name not in calls:
@@ -164,6 +164,7 @@ def build(jobs: Jobs, out: Path, wait: float) -> Server:
         title="Flux Krea",
         version=VERSION,
         instructions=f"Makes photographs with FLUX.1 Krea [dev]. How to write prompts for it: {GUIDE}.",
+        lifespan=lifespan,
         on_list_tools=tools,
         on_call_tool=call,
         on_list_prompts=_prompts,
@@ -179,7 +180,7 @@ def _tools(out: Path, wait: float) -> list[types.Tool]:
         types.Tool(
             name=NAME,
             title="Make pictures with FLUX.1 Krea [dev]",
-            description=f"{DESCRIPTION} The files go into {out.absolute()}; the answer also shows small previews. "
+            description=f"{DESCRIPTION} The files go into {out}; the answer also shows small previews. "
             "Reference pictures given as a path are read on the machine where this tool runs, and only if they are "
             f"pictures. A job that takes longer than {wait:g} s is answered with the status running: ask {JOB} "
             "with its job_id then.",

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -23,14 +24,6 @@ from krea_client import AsyncKreaClient, delivery, mcp_server
 from krea_client.background import UNFINISHED, Jobs
 from krea_client.request import schema
 
-SERVE = """
-import sys
-from pathlib import Path
-from krea_client import AsyncKreaClient, mcp_server
-url, out, wait, port = sys.argv[1:]
-http = ("127.0.0.1", int(port)) if port != "stdio" else None
-mcp_server.serve(AsyncKreaClient(url), Path(out), http=http, wait=float(wait))
-"""
 SMALL = {
     "prompt": "a red circle on a blue background",
     "aspect_ratio": "1:1",
@@ -42,8 +35,8 @@ LONG = SMALL | {"num_inference_steps": 50, "num_images": 4}
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
-def command(server, out, wait, port="stdio"):
-    return [sys.executable, "-c", SERVE, server.url, str(out), str(wait), str(port)]
+def command(server, out, wait, *more):
+    return [sys.executable, "-m", "krea_client", "mcp", "--server", server.url, "--out", out, "--wait", wait, *more]
 
 
 @contextlib.contextmanager
@@ -51,7 +44,8 @@ def over_http(server, out, wait, root):
     """A tool that listens, as (its process, its address)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen(command(server, out, wait, port), cwd=root, stdout=subprocess.PIPE)
+    serve = command(server, str(out), str(wait), "--http", f"127.0.0.1:{port}")
+    process = subprocess.Popen(serve, cwd=root, stdout=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -79,12 +73,8 @@ def tool(server, root, tmp_path_factory):
 @contextlib.asynccontextmanager
 async def inside(url, out, wait=600.0):
     """A client of a tool in this process."""
-    jobs = Jobs(AsyncKreaClient(url), out)
-    try:
-        async with Client(mcp_server.build(jobs, out, wait)) as client:
-            yield client
-    finally:
-        await jobs.close()
+    async with Client(mcp_server.build(Jobs(AsyncKreaClient(url), out), out, wait)) as client:
+        yield client
 
 
 async def structured(client, name, arguments, **more):
@@ -114,7 +104,7 @@ def running_job(server):
 
 
 def test_a_picture_over_stdio_that_takes_longer_than_a_call(server, root, tmp_path):
-    program, *arguments = command(server, tmp_path, 0.2)
+    program, *arguments = command(server, str(tmp_path), "0.2")
 
     async def main():
         async with Client(StdioServerParameters(command=program, args=arguments, cwd=root)) as client:
@@ -200,40 +190,36 @@ def test_jobs_that_run_or_wait_can_be_looked_at_and_cancelled(server, tmp_path):
             async def look(job_id, **more):
                 return (await structured(client, "job", {"job_id": job_id, **more})).structured_content
 
-            first, second = [(await client.call_tool("generate_image", LONG)).structured_content for _ in range(2)]
-            while not (await look(first["job_id"]))["step"]:
+            async def begin():
+                return (await client.call_tool("generate_image", LONG)).structured_content["job_id"]
+
+            first = await begin()
+            while not (await look(first))["step"]:
                 await asyncio.sleep(0.1)
-            assert (await look(first["job_id"])).items() >= {"status": "running", "jobs_ahead": 0, "steps": 50}.items()
-            while not (await look(second["job_id"]))["jobs_ahead"]:
+            assert (await look(first)).items() >= {"status": "running", "jobs_ahead": 0, "steps": 50}.items()
+            second = await begin()
+            while not (await look(second))["jobs_ahead"]:
                 await asyncio.sleep(0.1)
-            for job in (second, first):
-                cancelled = await look(job["job_id"], action="cancel")
-                assert cancelled == {"status": "cancelled", "job_id": job["job_id"]}
-            assert await asyncio.to_thread(interrupted, server, first["job_id"])
-            assert server.history(second["job_id"]) is None
+            for job_id in (second, first):
+                assert await look(job_id, action="cancel") == {"status": "cancelled", "job_id": job_id}
+            assert await asyncio.to_thread(interrupted, server, first)
+            assert server.history(second) is None
 
     asyncio.run(main())
     assert not list((tmp_path / UNFINISHED).iterdir())
 
 
-@pytest.mark.parametrize("end", ["closed", "killed"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=str)
 def test_a_job_is_found_again_when_the_tool_was_restarted(server, root, tmp_path, end):
-    async def begin(client):
-        asked = SMALL | {"num_inference_steps": 50}
-        job_id = (await client.call_tool("generate_image", asked)).structured_content["job_id"]
-        while not server.get("/queue")["queue_running"]:
-            await asyncio.sleep(0.1)
-        return job_id
-
-    async def closed():
-        async with inside(server.url, tmp_path, wait=0) as client:
-            return await begin(client)
-
-    async def killed():
+    async def begun():
         with over_http(server, tmp_path, 0, root) as (process, address):
             async with Client(address) as client:
-                job_id = await begin(client)
-            process.kill()
+                asked = SMALL | {"num_inference_steps": 30}
+                job_id = (await client.call_tool("generate_image", asked)).structured_content["job_id"]
+                while not server.get("/queue")["queue_running"]:
+                    await asyncio.sleep(0.1)
+            process.send_signal(end)
+            process.wait(30)
         return job_id
 
     async def later(job_id):
@@ -241,7 +227,7 @@ def test_a_job_is_found_again_when_the_tool_was_restarted(server, root, tmp_path
         async with inside(server.url, tmp_path) as client:
             return [(await structured(client, "job", asked)).structured_content for _ in range(2)]
 
-    job_id = asyncio.run({"closed": closed, "killed": killed}[end]())
+    job_id = asyncio.run(begun())
     assert (tmp_path / UNFINISHED / f"{job_id}.json").exists()
     result, again = asyncio.run(later(job_id))
     assert result["status"] == "done" and result == again
