@@ -145,9 +145,9 @@ class Jobs:
             return found
         if not found.task.done():
             self.stop(job_id)
-            await asyncio.wait({found.task})
             # A job of before a restart may be on the server, though nothing here has got as far as to look for it.
             await self._client.cancel(job_id)
+            await asyncio.wait({found.task})
         return Cancelled(job_id=job_id) if found.task.cancelled() else found.task.result()
 
     def stop(self, job_id: str) -> None:
@@ -168,24 +168,24 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, job_id: str, request: Request) -> _Work:
+    def _start(self, job_id: str, request: Request, known: bool = False) -> _Work:
         work = _Work(Running(job_id=job_id))
-        work.task = asyncio.create_task(self._watch(job_id, request, work))
+        work.task = asyncio.create_task(self._watch(job_id, request, work, known))
         self._works[job_id] = work
         return work
 
-    async def _watch(self, job_id: str, request: Request, work: _Work) -> Result | Failed:
-        handed_over = False
+    async def _watch(self, job_id: str, request: Request, work: _Work, known: bool) -> Result | Failed:
+        """known: the server may have the job already."""
         try:
             async with aclosing(self._client.events(request, self._out, job_id=job_id)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         answer = event.result
-                    handed_over = True
+                    known = True
                     work.running = work.running.after(event)
         except KreaError as error:
             answer = Failed.by(error, job_id)
-            if handed_over and isinstance(error, (ServerUnreachable, CannotSave)):
+            if known and isinstance(error, (ServerUnreachable, CannotSave)):
                 return answer  # the pictures can still be had: asked again, the job is looked for again
         self._file(job_id).unlink(missing_ok=True)
         return answer
@@ -195,7 +195,7 @@ class Jobs:
         if work is None or work.task.done():
             request = await asyncio.to_thread(self._noted, job_id)
             if request is not None and self._works.get(job_id) is work:
-                work = self._start(job_id, request)
+                self._start(job_id, request, known=True)
         return self._works.get(job_id) or await asyncio.to_thread(self._delivered, job_id)
 
     def _file(self, job_id: str) -> Path:

@@ -259,6 +259,19 @@ def test_what_goes_wrong_is_told_as_an_error_of_the_tool(tmp_path, name, argumen
     assert not list((tmp_path / UNFINISHED).glob("*"))
 
 
+def test_a_job_is_not_forgotten_while_comfyui_is_away(tmp_path):
+    async def main():
+        async with inside(NOBODY, tmp_path) as client:
+            return [(await structured(client, "job", {"job_id": job_id})).structured_content for _ in range(2)]
+
+    job_id = "12345678-1234-1234-1234-123456789abc"
+    (tmp_path / UNFINISHED).mkdir()
+    (tmp_path / UNFINISHED / f"{job_id}.json").write_text('{"prompt": "a cat"}')
+    for answer in asyncio.run(main()):
+        assert (answer["kind"], answer["job_id"]) == ("server_unreachable", job_id)
+    assert (tmp_path / UNFINISHED / f"{job_id}.json").exists()
+
+
 def test_the_tools_are_described_by_the_request(tmp_path):
     async def main():
         async with inside(NOBODY, tmp_path) as client:

@@ -1,13 +1,15 @@
-"""What a language model gets of an answer: small previews, no reference picture written out, nothing of lost files."""
+"""The LLM tool without a ComfyUI: what a model gets of an answer, and the package that the tool needs."""
 
 import base64
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from krea_client import mcp_server
+from krea_client import errors, mcp_server
 from krea_client.result import Picture, Result, Server, Timings
 
 NOISE = np.random.default_rng(0).integers(0, 256, (1400, 2000, 4), np.uint8)
@@ -55,3 +57,12 @@ def test_a_reference_picture_is_not_told_back(tmp_path):
     for where in (told["request"], told["settings"]):
         assert where["style_references"][0]["image"] == "data:image/png;base64,AAAAAAAAAAAAAAAAAA..."
         assert where["prompt"] == "a wall"
+
+
+def test_a_missing_package_is_named(root, tmp_path):
+    hidden = "import sys; sys.modules['mcp'] = None; from krea_client.cli import main; sys.exit(main())"
+    run = subprocess.run(
+        [sys.executable, "-c", hidden, "mcp", "--out", str(tmp_path)], cwd=root, capture_output=True, text=True
+    )
+    assert run.returncode == errors.ExtraMissing.exit_code and run.stdout == ""
+    assert 'pip install ".[mcp]"' in run.stderr
