@@ -10,7 +10,7 @@ from krea_client import Request
 from krea_client.graph import SAVE, build, slots
 
 MODELS = {slot: files[0].name for slot, files in FILES.items()}
-PLAIN = {"content_filter": "off", "disclosure": "none"}  # as the workflows that end in Save Image
+PLAIN = {"content_filter": "off", "disclosure": "none"}
 
 
 def built(**values):
@@ -49,9 +49,16 @@ def saved(graph):
 
 def test_a_default_request_is_the_text_to_image_workflow():
     workflow = shipped("text_to_image")
-    graph = built(prompt=workflow["2"]["inputs"]["prompt"], resolution="1K", seed=2026, **PLAIN)
-    assert_alike(graph, saved(graph), workflow, saved(workflow))
-    assert len(graph) == len(workflow) and graph[SAVE]["class_type"] == "SaveImage"
+    asked = {"prompt": workflow["2"]["inputs"]["prompt"], "resolution": "1K", "seed": 2026}
+    plain = built(**asked, **PLAIN)
+    assert_alike(plain, saved(plain), workflow, saved(workflow))
+    assert plain[SAVE]["class_type"] == "SaveImage"
+    graph = built(**asked)
+    kinds = {node["class_type"] for node in graph.values()}
+    assert kinds == {node["class_type"] for node in workflow.values()} | {"FluxKreaPromptFilter"}
+    [ending] = (node["inputs"] for node in workflow.values() if node["class_type"] == "FluxKreaSaveImage")
+    for name in ("file_format", "disclosure"):
+        assert graph[SAVE]["inputs"][name] == ending[name]
 
 
 def test_three_references_are_the_style_mix_workflow():
