@@ -138,9 +138,9 @@ def add_mcp(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         type=float,
-        default=60.0,
+        default=45.0,
         metavar="SECONDS",
-        help="answer with a job id when a picture takes longer (default: 60)",
+        help="answer with a job id when a picture takes longer (default: 45)",
     )
 
 
