@@ -1,12 +1,13 @@
 """`python3 dev bench`: the pack against ComfyUI's own nodes, each figure a ratio measured in one run."""
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 
 from dev import small_model
 from dev.environment import say
-from dev.host import ComfyHost
+from dev.host import CALM_THREADS, ComfyHost
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -23,6 +24,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Print every figure; 1 when the two workflows did not make identical pictures."""
     pairs = parse(arguments).pairs
+    os.environ.update(CALM_THREADS)  # before PyTorch is imported: a thread that spins takes CPU time, too
     # With packages that only the environment has.
     from dev.bench import header_check, import_time, style_reference, text_to_image
 
