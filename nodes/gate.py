@@ -63,7 +63,13 @@ def metadata_of(hidden) -> dict[str, str]:
     """The graph, as ComfyUI's own nodes write it into files; empty where ComfyUI runs without that."""
     if args.disable_metadata:
         return {}
-    values = {"prompt": hidden.prompt} | (hidden.extra_pnginfo or {})
+    graph = hidden.prompt and {
+        # "is_changed" is ComfyUI's note of the files behind a node: this machine's paths, which are nobody's business
+        # and would give the same job other bytes on every machine.
+        name: {key: value for key, value in node.items() if key != "is_changed"}
+        for name, node in hidden.prompt.items()
+    }
+    values = {"prompt": graph} | (hidden.extra_pnginfo or {})
     return {name: json.dumps(value) for name, value in values.items() if value is not None}
 
 
