@@ -1,0 +1,173 @@
+"""Workers on many machines: Ray actors that each own a ComfyUI, given by its address or started by the actor.
+
+Ray places the actors (by the resources they ask for), starts them again elsewhere when their process or machine goes,
+and carries requests and pictures. Which actor gets which job stays with `dispatch`: a job whose actor is gone goes to
+whoever is free, at once, where a task retry of Ray would wait for that actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from krea import files
+
+from .. import references
+from ..client import AsyncKreaClient
+from ..connection import Connection, tls_context
+from ..errors import ExtraMissing, KreaError, ServerUnreachable
+from ..request import Request
+from ..result import Result
+from .comfy_process import START_LIMIT, ComfyProcess, check_command
+from .jobs import with_pictures
+from .worker import Worker, make
+
+PLACE_LIMIT = 120.0  # s that Ray may take to find a place for an actor
+CANCEL_LIMIT = 10.0  # s to wait for an actor that was told to cancel its job
+OBJECT_STORE = 256 * 2**20  # bytes of a Ray started here; what it carries are pictures
+
+
+@asynccontextmanager
+async def workers(
+    urls: Iterable[str] = (),
+    *,
+    command: str | None = None,
+    folder: str = ".",
+    count: int = 1,
+    options: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    **settings: Any,
+) -> AsyncIterator[list[Worker]]:
+    """A worker for each address, and `count` workers that start a ComfyUI of their own.
+
+    Args:
+        command: starts ComfyUI; see `ComfyProcess`.
+        folder: where it is run, on the machine of the worker.
+        options: of Ray's actors that start a ComfyUI, such as {"num_gpus": 1}.
+        address: of a Ray cluster, whose machines have this package with its extra "ray"; by default Ray is started
+            here, or used as it is where the program has started it.
+        settings: of `AsyncKreaClient`, but `tls`: the arguments of `tls_context`, for files on the worker's machine.
+
+    Raises ExtraMissing, InvalidRequest (a command without a port), ServerUnreachable (no Ray at the address).
+    """
+    if command is not None:
+        check_command(command)
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        _start(ray, address)
+    actors = []
+    try:
+        painter = ray.remote(max_restarts=-1, num_cpus=0)(_Painter)
+        made: list[Worker] = []
+        for url in dict.fromkeys(urls):
+            actors.append(painter.remote(url, None, settings))
+            made.append(RayWorker(Connection(url).url, actors[-1]))  # without a login
+        for number in range(1, count + 1 if command else 1):
+            actors.append(painter.options(**(options or {})).remote(None, (command, folder), settings))
+            made.append(RayWorker(f"ray worker {number}", actors[-1]))
+        yield made
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+        if ours:
+            ray.shutdown()
+
+
+class RayWorker:
+    """A worker that is an actor somewhere."""
+
+    def __init__(self, name: str, actor: Any):
+        self.name = name
+        self._actor = actor
+
+    async def ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._answer(self._actor.ready.remote()), PLACE_LIMIT + START_LIMIT)
+        except asyncio.TimeoutError:
+            raise ServerUnreachable(
+                f"Ray has not started {self.name} within {PLACE_LIMIT + START_LIMIT:.0f} s. `ray status` says whether "
+                "a machine of the cluster has what it asks for."
+            ) from None
+
+    async def make(self, request: Request, job_id: str, folder: Path) -> Result:
+        request = await _self_contained(request)
+        result, made = await self._answer(self._actor.make.remote(request.values(), job_id))
+        for name, data in made.items():
+            await asyncio.to_thread(files.create, folder / name, data)
+        return Result.model_validate_json(result)
+
+    async def _answer(self, reference: Any) -> Any:
+        ray = _ray()
+        try:
+            return await reference
+        except ray.exceptions.RayTaskError as error:  # raised by our code over there
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise ServerUnreachable(f"{self.name} is gone: {str(error).splitlines()[0]}") from None
+        except asyncio.CancelledError:
+            ray.cancel(reference)
+            with suppress(ray.exceptions.RayError, KreaError, asyncio.TimeoutError):
+                await asyncio.wait_for(reference, CANCEL_LIMIT)  # until its server has been told
+            raise
+
+
+class _Painter:
+    """The actor."""
+
+    def __init__(self, url: str | None, started: tuple[str, str] | None, settings: Mapping[str, Any]):
+        settings = dict(settings)
+        if tls := settings.pop("tls", None):
+            settings["tls"] = tls_context(**tls)
+        self._comfy = ComfyProcess(*started) if started else None
+        self._keeping: asyncio.Task | None = None
+        if self._comfy:
+            # A job waits while its ComfyUI is started again.
+            settings = {"patience": START_LIMIT} | settings
+        self._client = AsyncKreaClient(url or self._comfy.url, **settings)
+
+    async def ready(self) -> None:
+        if self._comfy:
+            await self._comfy.ensure()
+            if self._keeping is None or self._keeping.done():
+                self._keeping = asyncio.ensure_future(self._comfy.keep())
+        await self._client.server()
+
+    async def make(self, values: dict[str, Any], job_id: str) -> tuple[str, dict[str, bytes]]:
+        with tempfile.TemporaryDirectory() as folder:
+            result = await make(self._client, Request.read(values), job_id, Path(folder))
+            return result.model_dump_json(), {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+async def _self_contained(request: Request) -> Request:
+    """The request with the pictures of this disk in it, for a worker that does not see this disk."""
+    carried = {}
+    for image in request.images:
+        if Path(image).is_absolute():  # else an address or a data URI; a job's paths are absolute
+            name, data = await references.load(image)
+            carried[image] = f"data:image/{name.rpartition('.')[2]};base64,{base64.b64encode(data).decode()}"
+    return with_pictures(request, lambda image: carried.get(image, image))
+
+
+def _start(ray: Any, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent off the machine unasked
+    os.environ.setdefault("RAY_worker_niceness", "0")  # a ComfyUI is not to wait for what else the machine does
+    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
+    except Exception as error:  # Ray raises no narrower type for all that can keep it from starting
+        raise ServerUnreachable(f"Ray did not start ({address or 'on this machine'}): {error}") from None
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ExtraMissing('Ray is not installed. Install it in the checkout: pip install ".[ray]"') from None
+    return ray
