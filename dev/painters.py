@@ -20,6 +20,7 @@ from dev.mini.pictures import SQUARE, draw, single_scene
 from dev.mini.styles import Style
 
 THUMBNAIL = 400  # px
+IMAGE_PROMPTS = (("yellow", "red", "circle"), ("white", "green", "star"))  # wall, colour, kind
 DUSK, LEAF, SAND = (66.0, 48.0, 140.0), (40.0, 150.0, 110.0), (228.0, 180.0, 120.0)
 
 
@@ -109,6 +110,13 @@ def _style_mix(host: ComfyHost) -> Image.Image:
     return sheet
 
 
+def _image_prompt(host: ComfyHost) -> Image.Image:
+    """Two pictures at the top, and what is painted after each of them without a word below."""
+    shown = [draw(single_scene(SQUARE, *words, random.Random(3))) for words in IMAGE_PROMPTS]
+    results = [referenced(host, "image_prompt", [picture], "", 1) for picture in shown]
+    return _sheet([shown, results], THUMBNAIL // 2 - 1)
+
+
 def _moderated_batch(host: ComfyHost) -> Image.Image:
     """The four pictures of a batch."""
     graph = small_model.workflow("moderated_batch")
@@ -162,6 +170,7 @@ THUMBNAILS: dict[str, Callable[[ComfyHost], Image.Image]] = {
     "image_to_image": _image_to_image,
     "style_reference": _style_reference,
     "style_mix": _style_mix,
+    "image_prompt": _image_prompt,
     "moderated_batch": _moderated_batch,
 }
 """Workflow -> how its thumbnail is painted, 400 px square."""

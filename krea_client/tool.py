@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .request import schema
-from .result import Result
 
 NAME = "generate_image"
 DESCRIPTION = (
@@ -29,4 +28,6 @@ def definition(reader: str | None = None) -> dict[str, Any]:
         return {"type": "function", "function": tool | {"parameters": schema()}}
     if reader == "anthropic":
         return tool | {"input_schema": schema()}
-    return tool | {"inputSchema": schema(), "outputSchema": Result.model_json_schema()}
+    from .background import answer_schema  # with the HTTP library, which only this needs
+
+    return tool | {"inputSchema": schema(), "outputSchema": answer_schema()}

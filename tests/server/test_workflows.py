@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import urllib.error
 from urllib.parse import quote
 
@@ -16,10 +17,10 @@ from dev.host import PACK_FOLDER
 from dev.mini.evaluate import node_inputs
 from dev.mini.evaluate_style import referenced
 from dev.mini.judge import judge, view
-from dev.mini.pictures import COLOURS
+from dev.mini.pictures import COLOURS, SQUARE, draw, single_scene
 from dev.mini.style_judge import palette
+from dev.painters import IMAGE_PROMPTS, run
 from dev.painters import reference as reference_picture
-from dev.painters import run
 from dev.workflows import API, ENGLISH, WORKFLOWS, english, read
 from krea import disclosure
 from krea.aspect_ratio import frame
@@ -81,7 +82,7 @@ def test_no_page_without_a_node(server):
 
 
 def test_every_workflow_has_its_run_here():
-    tested = ["image_to_image", "moderated_batch", "style_mix", "style_reference", "text_to_image"]
+    tested = ["image_prompt", "image_to_image", "moderated_batch", "style_mix", "style_reference", "text_to_image"]
     assert NAMES == tested, "give the new workflow a test that runs and judges it"
 
 
@@ -131,6 +132,12 @@ def test_style_reference_gives_the_palette_and_leaves_the_subject_to_the_prompt(
     assert [[shape.kind for shape in view(picture).shapes] for picture in pictures] == [["circle"]] * 4
     to_look = [float(np.linalg.norm(palette(picture) - palette(look))) for picture in pictures]
     assert to_look == sorted(to_look, reverse=True) and to_look[-1] < 0.7 * to_look[0]
+
+
+@pytest.mark.parametrize(("wall", "colour", "kind"), IMAGE_PROMPTS)
+def test_image_prompt_paints_what_a_picture_shows_without_a_word(server, wall, colour, kind):
+    shown = draw(single_scene(SQUARE, wall, colour, kind, random.Random(3)))
+    assert judge(referenced(server, "image_prompt", [shown], "", 1), wall, ((colour, kind),)).all
 
 
 def test_style_mix_lies_between_its_references(server):

@@ -41,7 +41,7 @@ def notes(graph):
 
 def test_each_graph_has_its_api_copy_and_its_thumbnail():
     names = [path.stem for path in GRAPHS]
-    assert {"text_to_image", "image_to_image", "style_reference", "style_mix"} <= set(names)
+    assert {"text_to_image", "image_to_image", "style_reference", "style_mix", "image_prompt"} <= set(names)
     assert sorted(path.stem for path in API.iterdir()) == names
     assert sorted(path.stem for path in WORKFLOWS.glob("*.jpg")) == names
 
@@ -115,7 +115,7 @@ def test_settings_are_the_recipe(path):
     for name, setting in (("guidance", recipe.GUIDANCE), ("steps", recipe.STEPS), ("true_cfg", recipe.TRUE_CFG)):
         assert sampler[name] == setting.default
     assert sampler["sampler_name"] == recipe.SAMPLER
-    assert nodes["FluxKreaPrompt"]["texture_enhancement"] is True
+    assert nodes["FluxKreaPrompt"]["texture_enhancement"] is (path.stem != "image_prompt")  # that has no words
     size = nodes["FluxKreaAspectRatioLatent"]
     assert (size["aspect_ratio"], size["resolution"]) == ("3:2", "1K")
     assert nodes["FluxKreaSaveImage"]["filename_prefix"] == f"flux_krea/{path.stem}"
