@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
@@ -110,7 +111,33 @@ def schema(options: argparse.Namespace) -> int:
 
 def batch(options: argparse.Namespace) -> int:
     """Many jobs."""
-    raise NotImplementedError
+    if (options.start or options.ray_address) and not options.ray:
+        raise InvalidRequest(
+            "--start and --ray-address are for workers on Ray: add --ray, or start ComfyUI yourself and use --server."
+        )
+    with _client_library():
+        from .. import batch as batches
+    from .terminal import batch_shown
+
+    urls, settings = flags.addresses(options), _settings(options)
+    if not options.ray:
+        workers = batches.servers(urls, **settings)
+    else:
+        from ..batch import ray_pool
+
+        workers = ray_pool.workers(
+            urls,
+            command=options.start,
+            folder=options.folder,
+            count=options.workers,
+            options={"num_gpus": options.gpus} if options.gpus else None,
+            address=options.ray_address,
+            **settings | {"tls": _tls_files(options)},
+        )
+    with batch_shown() as show:
+        report = asyncio.run(batches.run(options.jobs, options.out, workers, show))
+    _print(options, report.model_dump(mode="json"), str(report))
+    return report.exit_code
 
 
 def mcp(options: argparse.Namespace) -> int:
@@ -151,14 +178,24 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """How a client reaches its server."""
     from ..connection import tls_context
 
-    tls = None
-    if options.ca_file or options.certificate or options.insecure:
-        tls = tls_context(options.ca_file, options.certificate, options.key, not options.insecure)
+    files = _tls_files(options)
     return {
         "headers": flags.headers(options),
-        "tls": tls,
+        "tls": tls_context(**files) if files else None,
         "models": flags.models(options),
         "time_limit": options.time_limit,
+    }
+
+
+def _tls_files(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The arguments of tls_context; None: as the system trusts."""
+    if not (options.ca_file or options.certificate or options.insecure):
+        return None
+    return {
+        "ca_file": options.ca_file,
+        "certificate": options.certificate,
+        "key": options.key,
+        "verify": not options.insecure,
     }
 
 

@@ -111,6 +111,17 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for pictures, results and report"
     )
+    group = parser.add_argument_group("many machines")
+    group.add_argument("--ray", action="store_true", help="work on Ray; each --server gets a worker there")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster; without it Ray is started here")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="how many ComfyUIs --start starts")
+    group.add_argument(
+        "--start",
+        metavar="COMMAND",
+        help='how a Ray worker starts a ComfyUI of its own, such as "python main.py --port {port}"',
+    )
+    group.add_argument("--folder", default=".", metavar="DIR", help="where the worker runs --start: ComfyUI's folder")
+    group.add_argument("--gpus", type=float, default=0, metavar="N", help="GPUs that Ray gives to each started ComfyUI")
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +158,13 @@ def add_mcp(parser: argparse.ArgumentParser) -> None:
 def address(options: argparse.Namespace) -> str:
     """The server of --server or KREA_SERVER."""
     return options.server or os.environ.get("KREA_SERVER") or DEFAULT_URL
+
+
+def addresses(options: argparse.Namespace) -> list[str]:
+    """The servers of a batch: of every --server, else of KREA_SERVER, unless its workers start ComfyUIs themselves."""
+    if options.server:
+        return options.server
+    return [] if options.start else [os.environ.get("KREA_SERVER") or DEFAULT_URL]
 
 
 def headers(options: argparse.Namespace) -> dict[str, str]:

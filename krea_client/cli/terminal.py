@@ -20,6 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ..batch.report import JobOver, WorkerNotice
 from ..events import Event, Finished, Notice, Preview, Queued, Started
 from ..events import Progress as Step
 
@@ -51,6 +52,28 @@ def shown(preview: bool) -> Iterator[Callable[[Event], None]]:
                 live.update(Group(picture(io.BytesIO(event.image), width=PREVIEW_WIDTH, height="auto"), bar))
             elif isinstance(event, Notice):
                 live.console.print(event.text, highlight=False)
+
+        yield show
+
+
+@contextlib.contextmanager
+def batch_shown() -> Iterator[Callable[[JobOver | WorkerNotice], None]]:
+    """Shows how far a batch is: a bar on a terminal, a line for each job elsewhere."""
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Jobs", total=None)
+
+        def show(event: JobOver | WorkerNotice) -> None:
+            if isinstance(event, WorkerNotice):
+                line = f"{event.worker}: {event.text}"
+            else:
+                bar.update(task, completed=event.finished, total=event.total)
+                end = event.failure.message if event.failure else event.result.status
+                line = f"{event.job}: {end} ({event.finished} of {event.total})"
+                if console.is_terminal and not event.failure:
+                    return
+            bar.console.print(line, highlight=False, markup=False) if console.is_terminal else _say(line)
 
         yield show
 

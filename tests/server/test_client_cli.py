@@ -93,6 +93,29 @@ def test_a_refused_prompt_is_a_result_with_an_exit_code_of_its_own(server, root,
     assert result.prompt_verdict.reasons
 
 
+def test_batch_makes_each_job_once_and_goes_on_where_it_stopped(server, root, tmp_path):
+    job = {"aspect_ratio": "1:1", "megapixels": 0.0625, "num_inference_steps": 15, "texture_enhancement": False}
+    lines = [job | {"id": "star", "prompt": STAR[0], "seed": 5}, job | {"id": "bad", "prompt": "hardcore porn"}]
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    jobs.write_text("\n".join(map(json.dumps, lines)))
+    first = json.loads(run(server, root, "batch", jobs, "--out", out, "--json").stdout)
+    assert (first["done"], first["blocked"], first["skipped"]) == (1, 1, 0)
+    jobs.write_text("\n".join(map(json.dumps, [*lines, job | {"id": "more", "prompt": STAR[0], "seed": 6}])))
+    done = run(server, root, "batch", jobs, "--out", out)
+    assert "1 done, 0 blocked, 0 failed, 2 finished before" in done.stdout
+    assert "more: done (3 of 3)" in done.stderr
+    assert done.returncode == 0
+    assert sorted(path.name for path in out.rglob("*.png")) == ["krea_5.png", "krea_6.png"]
+
+
+def test_a_wrong_line_of_a_batch_runs_nothing(server, root, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a", "seed": -1}\n')
+    done = run(server, root, "batch", tmp_path / "jobs.jsonl", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "line 2: seed: found -1" in done.stderr
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_models_and_server_say_what_is_there(server, root):
     files = json.loads(run(server, root, "models", "--json").stdout)
     assert {row["file"] for row in files} == {path.name for _, path in server.models}
