@@ -1,6 +1,7 @@
 """A proxy in front of a ComfyUI that treats what passes as a test tells it."""
 
 import asyncio
+import json
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -113,3 +114,16 @@ async def cut(request: web.Request, answer: web.Response, declared: bool = True)
     await response.write(half)
     request.transport.abort()
     return response
+
+
+def changing(change: Callable[[dict], None]) -> Rule:
+    """A rule: the graph is changed on its way."""
+
+    async def rule(request, forward):
+        if request.path != "/prompt":
+            return await forward()
+        body = await request.json()
+        change(body["prompt"])
+        return await forward(json.dumps(body).encode())
+
+    return rule
