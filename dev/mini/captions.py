@@ -121,6 +121,17 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.25 else text
 
 
+def plain_caption(scene: Scene) -> str:
+    """The caption that says all about a scene and no more."""
+    things = [f"{shape.colour} {shape.kind}" for shape in scene.shapes]
+    wall = article(f"{scene.background} background")
+    if scene.relation:
+        return f"{article(things[0])} {RELATION_WORDS[scene.relation][0]} {article(things[1])} on {wall}"
+    size = scene.size_word and f"{scene.size_word} "
+    place = "" if scene.place == "centre" else f" {PLACE_WORDS[scene.place][0]}"
+    return f"{article(size + things[0])}{place} on {wall}"
+
+
 # What follows the captions of a batch, and how often: nothing or a few tags; the prompt node's texture enhancement
 # with so many sentences before it; so many sentences alone.
 TAILS = {(False, 0): 0.42, (True, 0): 0.34, (False, 1): 0.08, (False, 2): 0.04, (True, 1): 0.08, (True, 2): 0.04}

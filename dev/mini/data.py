@@ -13,20 +13,23 @@ from torch import Tensor
 
 from krea.recipe import STYLE_DETAIL
 
-from .captions import TAILS, caption, tail
+from .captions import TAILS, caption, plain_caption, tail
 from .drawn import TARGETS, TURN, Pictures, StyledPictures
 from .pictures import SIZES, SQUARE, Scene, random_scene, recoloured
-from .text import RARE, T5_WIDTH, BagOfWords, Tokenizers, fold
+from .text import RARE, REACH, T5_WIDTH, BagOfWords, Tokenizers, fold
 from .vision import GRID
 
 END, PADDING = 1, 0
-# The share of batches with references; of those of square ones, the share of pictures that are the reference's own.
-REFERENCED, IMAGE_PROMPTS = 0.45, 0.5
-# The share of batches with references whose strength is 1, as published Redux has it. In the others a strength of 0.5
-# goes with half the amounts of the style, so that the slider means something over its whole length.
-FULL_STRENGTH = 0.45
-# Tokens per side of a reference, one a batch: those of the node's default, all, and fewer.
-SIDES = (int(STYLE_DETAIL.default), int(STYLE_DETAIL.default), GRID, 6, 4, 2)
+# The shares of batches whose pictures are in the style of a reference, and that are the reference's own.
+STYLED, IMAGE_PROMPTS = 0.4, 0.12
+# The share of styled batches whose strength is 1, as published Redux has it. In the others a strength of 0.5 goes with
+# half the amounts of the style, so that the slider means something over its whole length.
+FULL_STRENGTH = 0.4
+# Tokens per side of a reference whose style is wanted, one a batch: those of the node's default, and fewer. All of them
+# are an image prompt.
+SIDES = (*[int(STYLE_DETAIL.default)] * 3, 6, 4, 2)
+# The share of image prompts without a word.
+WORDLESS = 0.75
 # What captions say of their pictures, and how often.
 CAPTIONS = {"true": 0.7, "other colours": 0.14, "another scene": 0.06, "empty": 0.1}
 
@@ -96,6 +99,15 @@ class Captions:
         ids, padding = fold(rows, self.place[PADDING])
         return ids, padding, self.bag(clip_rows)
 
+    def plain(self, scenes: list[Scene], count: int) -> Tensor:
+        """The ids of plain captions, NxL: `count` each, and then the padding that the T5 reaches from there."""
+        texts = self.tokenizers.t5([plain_caption(scene) for scene in scenes])
+        ids = torch.full((len(texts), count + REACH), self.place[PADDING])
+        for row, words in zip(ids, texts, strict=True):
+            known = [self.place[word] for word in (*words, END)]
+            row[: len(known)] = torch.tensor(known)
+        return ids
+
 
 def _captioned(scene: Scene, kind: str, rng: random.Random) -> str:
     """A caption of one of the kinds of CAPTIONS."""
@@ -123,9 +135,13 @@ class Batches:
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         shape = rng.choices(list(SIZES), list(SIZES.values()))[0]
         # One kind of tail a batch keeps its texts alike in length.
-        enhanced, sentences = rng.choices(list(TAILS), list(TAILS.values()))[0]
-        if self.styled and rng.random() < REFERENCED:
-            return self._referenced(shape, (enhanced, sentences), rng, generator)
+        tail_kind = rng.choices(list(TAILS), list(TAILS.values()))[0]
+        if self.styled:
+            draw = rng.random()
+            if draw < STYLED:
+                return self._styled(shape, tail_kind, rng, generator)
+            if draw < STYLED + IMAGE_PROMPTS:
+                return self._image_prompts(tail_kind, rng, generator)
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]
         latent = self.pictures.latents[shape][chosen].float()
@@ -135,38 +151,46 @@ class Batches:
             shown.append(self.pictures.misled(scenes[index], own, rng) if kind == "true" else (own, 1.0))
             below.append(TURN.get(kind, 1.0))
             texts.append(_captioned(scenes[index], kind, rng))
-            tails.append("" if kind == "empty" else tail(enhanced, sentences, rng))
+            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
         return self._batch(latent, shown, below, texts, tails, rng, generator)
 
-    def _referenced(
+    def _styled(
         self, shape: tuple[int, int], tail_kind: tuple[bool, int], rng: random.Random, generator: torch.Generator
     ) -> Batch:
-        """Pictures in the style of a reference, with captions of their own; or the reference's very picture.
-
-        Without a caption the picture is always the reference's own: a reference alone is an image prompt.
-        """
+        """Pictures in the style of a reference, with captions of their own."""
         styled = self.styled.of(shape)
         strength = 1.0 if rng.random() < FULL_STRENGTH else rng.uniform(0.01, 1)  # at 0 there are no references
         latents, texts, tails, below, chosen = [], [], [], [], []
         for _ in range(self.size):
             own = rng.randrange(len(styled.references))
             chosen.append(own)
-            if shape == SQUARE and strength == 1 and rng.random() < IMAGE_PROMPTS:
-                scene, latent = styled.reference_scenes[own], styled.reference_latents[own]
-                kind = "empty" if rng.random() < 0.6 else "true"
-            else:
-                target = own * TARGETS + rng.randrange(TARGETS)
-                scene, latent = styled.scenes[target], styled.latents[target]
-                if strength < 1:
-                    latent = self.pictures.latent(replace(scene, style=scene.style.scaled(strength)))
-                kind = "other colours" if rng.random() < CAPTIONS["other colours"] else "true"
+            target = own * TARGETS + rng.randrange(TARGETS)
+            scene, latent = styled.scenes[target], styled.latents[target]
+            if strength < 1:
+                latent = self.pictures.latent(replace(scene, style=scene.style.scaled(strength)))
+            kind = "other colours" if rng.random() < CAPTIONS["other colours"] else "true"
             below.append(TURN.get(kind, 1.0))
             latents.append(latent.float())
             texts.append(_captioned(scene, kind, rng))
-            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
+            tails.append(tail(*tail_kind, rng))
         latent = torch.stack(latents)
         batch = self._batch(latent, [(own, 1.0) for own in latent], below, texts, tails, rng, generator)
         batch.reference, batch.side, batch.strength = styled.references[chosen], rng.choice(SIDES), strength
+        return batch
+
+    def _image_prompts(self, tail_kind: tuple[bool, int], rng: random.Random, generator: torch.Generator) -> Batch:
+        """References with all their tokens, most without a word, as captions of themselves."""
+        styled = self.styled.of(SQUARE)
+        chosen = [rng.randrange(len(styled.references)) for _ in range(self.size)]
+        latent = styled.reference_latents[chosen].float()
+        texts, tails, shown = [], [], []
+        for index, own in zip(chosen, latent, strict=True):
+            kind = "empty" if rng.random() < WORDLESS else "true"
+            shown.append(self.pictures.misled(styled.reference_scenes[index], own, rng))
+            texts.append(_captioned(styled.reference_scenes[index], kind, rng))
+            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
+        batch = self._batch(latent, shown, [1.0] * self.size, texts, tails, rng, generator)
+        batch.reference = styled.references[chosen]
         return batch
 
     def _batch(

@@ -18,6 +18,7 @@ MOST = {"palette": 0.5, "hatching": 0.3, "grain": 0.14, "outline": 0.044, "soft_
 """What an amount of 1 does: share of the tint, darkening by a stroke, by a grain, width of an outline as a share of the
 shorter side, darkening over the length of the diagonal."""
 PLAIN_FALLOFF = 0.16
+APPEARANCE = len(TREATMENTS) + 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Style:
 
 
 PLAIN = Style()
+
+
+def appearance(style: Style) -> list[float]:
+    """A style as APPEARANCE numbers: the treatments' amounts, the palette's, and its tint in -1..1 times that."""
+    tint = [style.palette * (value / 127.5 - 1) for value in style.tint]
+    return [*(getattr(style, name) for name in TREATMENTS), style.palette, *tint]
 
 
 def random_style(rng: random.Random) -> Style:

@@ -12,9 +12,9 @@ from dev import small_model
 from dev.environment import comfyui_root
 from dev.mini import autoencoder, text, train, weights
 from dev.mini import drawn as drawn_pictures
-from dev.mini.data import CAPTIONS, END, Batches, Captions
-from dev.mini.drawn import MISLED, TARGETS, TURN, Pictures, StyledPictures
-from dev.mini.pictures import SIZES, SQUARE, draw, held_out, random_scene
+from dev.mini.data import CAPTIONS, Batches
+from dev.mini.drawn import MISLED, TURN, Pictures
+from dev.mini.pictures import SQUARE, draw, held_out, random_scene
 from dev.mini.stage import Schedule, Stage
 from dev.mini.train import MISPLACED_ABOVE, Model, flow_loss, noised, ragged
 from dev.mini.vision import encoder_view
@@ -32,28 +32,6 @@ def comfy():
     import comfy.utils
 
     return comfy
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return autoencoder.LinearEncoder.fit(seed=1, pictures=40)
-
-
-@pytest.fixture(scope="module")
-def captions():
-    return Captions(text.Tokenizers(comfyui_root()), text.BagOfWords(seed=0), seed=0)
-
-
-@pytest.fixture(scope="module")
-def trained(captions):
-    """A model with every weight away from its start, in numbers that fp16 holds."""
-    model = Model(len(captions.words))
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-            parameter.copy_(parameter.half())
-    return model
 
 
 class Line(nn.Module):
@@ -179,29 +157,6 @@ def test_other_pictures_come_where_the_caption_knows_better(encoder, captions, t
         assert (under - expected).abs().max() < 1e-2
 
 
-def test_references_are_in_the_style_of_their_pictures_and_alone_they_are_the_picture(encoder, captions, tmp_path):
-    styled = StyledPictures(encoder, 0, 1)
-    batches = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 6, styled)
-    drawn = [batches(number) for number in range(60)]
-    referenced = [batch for batch in drawn if batch.reference is not None]
-    assert 15 < len(referenced) < 40
-    for size in SIZES:
-        own = styled.of(size)
-        assert len(own.references) == len(own.reference_scenes) and len(own.latents) == TARGETS * len(own.references)
-        for place, scene in enumerate(own.scenes):
-            assert scene.style == own.reference_scenes[place // TARGETS].style
-    alone = 0
-    for batch in referenced:
-        rows, columns = batch.latent.shape[2:]
-        own = styled.of((8 * columns, 8 * rows))
-        for reference, latent, ids in zip(batch.reference, batch.latent, batch.ids, strict=True):
-            (place,) = (own.references == reference).flatten(1).all(1).nonzero().flatten().tolist()
-            if ids[0] == captions.place[END]:  # no word
-                alone += 1
-                assert torch.equal(latent, own.reference_latents[place].float())
-    assert alone > 3
-
-
 def test_no_other_picture_holds_a_held_out_combination(encoder, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(drawn_pictures, "draw", lambda scene: drawn.append(scene) or draw(scene))
@@ -302,19 +257,3 @@ def test_vision_twin_is_what_comfyui_loads(comfy, trained, tmp_path):
         theirs = adapter(encoder.encode_image(pixels, crop=False).last_hidden_state.float())
         ours = trained.vision(torch.from_numpy(encoder_view(picture))[None])
     assert (ours - theirs).abs().max() < 5e-3 * theirs.abs().max()
-
-
-def test_references_at_a_bias_far_below_zero_are_no_references(trained, captions):
-    batch_text = captions.encode(["a red circle on a blue background"], [""])
-    ids, padding, pooled = batch_text
-    latent = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    rare = torch.zeros(text.RARE, text.T5_WIDTH)
-    tokens = torch.randn(1, 9, text.T5_WIDTH, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        words = trained.t5(ids, rare)
-        inputs = (latent, torch.tensor([0.7]), words, pooled, padding)
-        without = trained.flux(*inputs)
-        hidden = trained.flux(*inputs, references=tokens, reference_bias=-1e4)
-        shown = trained.flux(*inputs, references=tokens)
-    assert torch.allclose(without, hidden, atol=1e-5)
-    assert not torch.allclose(without, shown, atol=1e-3)
