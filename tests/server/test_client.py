@@ -86,7 +86,8 @@ def test_the_picture_is_that_of_the_shipped_workflow(server, client, small_graph
 def test_what_the_client_leaves_out_the_workflow_leaves_at_its_default(server, small_graph, name):
     from krea_client.graph import build, slots
 
-    request = small(seed=1, style_references=["a@1", "b@0.7", "c@0.4"] if name == "style_mix" else [])
+    references = ["a@1", "b@0.7", "c@0.4"] if name == "style_mix" else []
+    request = Request(prompt="x", seed=1, style_references=references)
     given = {}
     for node in build(request, dict.fromkeys(slots(request), "x"), dict.fromkeys(request.images, "x"), "p").values():
         given.setdefault(node["class_type"], set()).update(node["inputs"])
