@@ -79,9 +79,9 @@ def _text_to_image(host: ComfyHost) -> Image.Image:
 
 def _image_to_image(host: ComfyHost) -> Image.Image:
     """The input picture in the left half, the new one in the right."""
-    before = run(host, "text_to_image", prompt="a large red circle on a white background", seed=1)
+    before = run(host, "text_to_image", prompt="a red circle on a white background", seed=1)
     Image.fromarray(before).save(host.input_dir / "before.png")
-    prompt = "a large green circle on a yellow background"
+    prompt = "a green circle on a yellow background"
     after = run(host, "image_to_image", prompt=prompt, image="before.png", seed=1)
     half = before.shape[1] // 2
     both = np.concatenate((before[:, : half - 1], np.full_like(before[:, :2], 255), after[:, half + 1 :]), 1)

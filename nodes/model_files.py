@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import folder_paths
 
@@ -57,6 +57,11 @@ def fingerprint(path: str) -> tuple[str, int, int]:
     """Changes whenever the file is replaced: path, size in bytes, time of change in ns."""
     status = os.stat(path)
     return path, status.st_size, status.st_mtime_ns
+
+
+def fingerprints(paths: Iterable[str]) -> str:
+    """One for many files, as 64 hex digits: ComfyUI writes it into saved pictures, where paths have no business."""
+    return hashlib.sha256(repr([fingerprint(path) for path in paths]).encode()).hexdigest()
 
 
 def sha256(path: str, on_chunk: Callable[[int], None]) -> str:

@@ -108,7 +108,7 @@ class FluxKreaModelLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, diffusion_model, text_encoder_1, text_encoder_2, vae, **_):
         paths = _paths(_files(diffusion_model, text_encoder_1, text_encoder_2, vae))
-        return str([model_files.fingerprint(path) for path in paths.values()])
+        return model_files.fingerprints(paths.values())
 
     @classmethod
     def execute(

@@ -131,7 +131,7 @@ class FluxKreaStyleModelLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, vision_encoder, adapter):
-        return str([model_files.fingerprint(path) for path in _paths(vision_encoder, adapter)])
+        return model_files.fingerprints(_paths(vision_encoder, adapter))
 
     @classmethod
     def execute(cls, vision_encoder: str, adapter: str) -> io.NodeOutput:

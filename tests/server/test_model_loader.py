@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dev import small_model
-from dev.client import PromptRejected, RunFailed
+from dev.client import PromptRejected, RunFailed, images_of
 
 SMALL = small_model.INPUTS["FluxKreaModelLoader"]
 FLUX, CLIP_L, T5, VAE = (small_model.FOLDER / SMALL[name] for name in list(SMALL)[:4])
@@ -319,3 +319,14 @@ def test_hashing_can_be_interrupted(server, put):
     start = time.monotonic()
     assert "interrupted" in refusal(server, diffusion_model="large.safetensors", verify_hash=True)
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("saver", ["SaveImage", "FluxKreaSaveImage"])
+def test_a_saved_picture_tells_no_folder_of_the_server(server, small_graph, saver):
+    """ComfyUI writes what a loader says of its files into the picture."""
+    graph = small_graph("text_to_image")
+    graph["4"]["inputs"]["steps"] = 15
+    if saver == "SaveImage":
+        graph["6"] = {"class_type": saver, "inputs": {"images": ["5", 0], "filename_prefix": "plain"}}
+    [image] = images_of(server.run(graph))
+    assert str(server.base).encode() not in server.view(image)
