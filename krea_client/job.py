@@ -175,7 +175,7 @@ class Job:
         if not items:
             return None
         number, _, graph, *_ = items[0]
-        if _wiring(graph) != _wiring(self.graph):
+        if not self._own and _wiring(graph) != _wiring(self.graph):
             raise InvalidRequest(
                 f"{self.connection.url} has another job under the id {self.id}: other settings or model files. Give "
                 "this one an id of its own."

@@ -103,3 +103,9 @@ def test_an_address_that_moved_is_told(server):
         with pytest.raises(errors.AccessDenied, match=r"points to https://new.example\. ") as caught:
             client.server()
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_server_on_this_machine_is_not_asked_through_the_proxy_of_the_environment(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with KreaClient(server.url) as client:
+        assert client.server().url == server.url
