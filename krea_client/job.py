@@ -29,6 +29,7 @@ from .graph import Graph
 SILENCE = 5.0  # s without a message, after which the server is asked; a proxy may have swallowed the last one
 POLL = 0.5  # s between questions about a job of which the server tells nothing
 RUNS = 2  # a job that takes the server down twice is not given to it a third time
+CANCEL_TRIES = 4  # half a second apart
 CANCEL_TIME = 5.0  # s to tell the server that a job is not wanted any more
 _NO_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA and the CPU's allocator say it
 PICTURE_KINDS = {1: "image/jpeg", 2: "image/png"}
@@ -262,7 +263,12 @@ async def _received(socket: aiohttp.ClientWebSocketResponse | None, seconds: flo
 async def cancel(connection: Connection, job_id: str) -> None:
     """Takes a job from the server's queue, or stops it between two steps; harmless when it is over."""
     await connection.post("/queue", {"delete": [job_id]})
-    await connection.post("/interrupt", {"prompt_id": job_id})
+    for _ in range(CANCEL_TRIES):  # ComfyUI forgets an interrupt that comes just before a job's first node
+        await connection.post("/interrupt", {"prompt_id": job_id})
+        queue = await connection.get("/queue")
+        if not any(item[1] == job_id for item in queue["queue_running"]):
+            return
+        await asyncio.sleep(POLL)
 
 
 def outputs(record: dict[str, Any]) -> dict[str, Any]:
