@@ -8,6 +8,7 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import comfy.sd
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -19,6 +20,7 @@ from ..krea.filters.decision import Decision, Thresholds
 from ..krea.filters.image_judges import OPEN_NSFW_THRESHOLDS, VIT_NSFW_THRESHOLDS
 from ..krea.filters.language_judge import TransformersModel, image_judge, text_judge
 from . import desk, node_text
+from .clip_language_model import ClipLanguageModel
 from .gate import CANCEL, Form, gate, metadata_of, report, verdicts
 
 KreaFilter = io.Custom("KREA_FILTER")
@@ -98,6 +100,13 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                     default=Outcome.BLOCK.value,
                     tooltip="What becomes of pictures above the upper threshold. Blocked ones are not kept anywhere.",
                 ),
+                io.Clip.Input(
+                    "language_clip",
+                    optional=True,
+                    display_name="language CLIP",
+                    tooltip="Ask Qwen3-VL, as Load CLIP loads it for Krea 2, the same as the language model is asked. "
+                    "It shares ComfyUI's memory with the other models.",
+                ),
             ],
             outputs=[
                 KreaFilter.Output(
@@ -119,6 +128,7 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         language_model: str = NO_FOLDER,
         on_review: str = Outcome.HOLD.value,
         on_block: str = Outcome.BLOCK.value,
+        language_clip: comfy.sd.CLIP | None = None,
     ) -> io.NodeOutput:
         pictures = []
         if open_nsfw:
@@ -131,8 +141,10 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                 image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing(), operations=operations)
             )
         prompts = [text_rules.word_lists()] if word_lists else []
+        models = [] if language_clip is None else [ClipLanguageModel(language_clip)]
         if language_model != NO_FOLDER:
-            model = TransformersModel(_path(language_model), place=_placing())
+            models.append(TransformersModel(_path(language_model), place=_placing()))
+        for model in models:
             prompts.append(text_judge(model))
             pictures.append(image_judge(model))
         return io.NodeOutput(ContentFilter(tuple(prompts), tuple(pictures), Outcome(on_review), Outcome(on_block)))

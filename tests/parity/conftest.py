@@ -117,6 +117,22 @@ def sample(comfy: InProcessComfy, loaded: Loaded) -> Callable[..., Any]:
     return run
 
 
+@pytest.fixture
+def desk(comfy, tmp_path, monkeypatch):
+    """The pack's desk module, with folders of this test's own."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "get_system_user_directory", lambda name: str(tmp_path / name))
+    (tmp_path / "output").mkdir()
+    module = sys.modules[f"{comfy.module.__name__}.nodes.desk"]
+    for place in (module.audit_log, module.quarantine):
+        place.cache_clear()
+    yield module
+    for place in (module.audit_log, module.quarantine):
+        place.cache_clear()
+
+
 def execute(comfy: InProcessComfy, node_id: str, **inputs: Any) -> Any:
     """One node as ComfyUI's executor runs it: on a locked clone of its class, in inference mode."""
     import torch

@@ -28,24 +28,6 @@ DEFAULTS = {
 
 
 @pytest.fixture
-def desk(comfy, tmp_path, monkeypatch):
-    """The pack's desk module, with folders of this test's own."""
-    import folder_paths
-
-    from dev.environment import ROOT
-
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
-    monkeypatch.setattr(folder_paths, "get_system_user_directory", lambda name: str(tmp_path / name))
-    (tmp_path / "output").mkdir()
-    module = __import__("sys").modules[f"{str(ROOT).replace('.', '_x_')}.nodes.desk"]
-    for place in (module.audit_log, module.quarantine):
-        place.cache_clear()
-    yield module
-    for place in (module.audit_log, module.quarantine):
-        place.cache_clear()
-
-
-@pytest.fixture
 def content_filter(comfy):
     def load(**settings):
         return execute(comfy, "FluxKreaContentFilterLoader", **(DEFAULTS | settings)).args[0]

@@ -1,4 +1,4 @@
-"""Judges that ask a vision-language model: small Pixtral models with forced answers, and a model that is a table."""
+"""Judges that ask a vision-language model: small models with forced answers, and a model that is a table."""
 
 import re
 import sys
@@ -21,73 +21,29 @@ from krea.filters.language_judge import (
 )
 from krea.filters.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS, VERSION, without_control_tokens
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
-CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<pad>"]
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}[INST]{% for c in m.content %}"
-    "{% if c.type == 'image' %}[IMG]{% else %}{{ c['KEY'] }}{% endif %}{% endfor %}[/INST]{% endfor %}"
-)
+from dev.small_language_models import PIXTRAL_TOKENS, save_pixtral, save_qwen3_vl
+
 PROMPTS = ["a wooden chair", "a longer prompt about a fox that sleeps in the snow", ""]
-
-
-def tokenizer():
-    """A byte-level BPE tokenizer that knows the words of the questions."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    inner = Tokenizer(models.BPE(unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False)
-    words = ["yes", "no", "Yes", "No", *(question.text for question in TEXT_QUESTIONS + PICTURE_QUESTIONS)]
-    inner.train_from_iterator(words * 9, trainer)
-    begin = inner.token_to_id("<s>")
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        additional_special_tokens=CONTROL[3:8],
-        model_input_names=["input_ids", "attention_mask"],
-    )
 
 
 @pytest.fixture(scope="module")
 def pixtral_folder(tmp_path_factory):
     """Saves a small Pixtral with random weights, whose chat template reads a given key."""
-
-    def save(key="content", dtype=torch.float32):
-        folder = tmp_path_factory.mktemp("pixtral")
-        words = tokenizer()
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = transformers.LlavaConfig(
-            vision_config=transformers.PixtralVisionConfig(**sizes, patch_size=32, image_size=1024),
-            text_config=transformers.MistralConfig(
-                **sizes, vocab_size=len(words), num_key_value_heads=1, initializer_range=0.3
-            ),
-            image_token_index=words.convert_tokens_to_ids("[IMG]"),
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            transformers.LlavaForConditionalGeneration(config).to(dtype).save_pretrained(folder)
-        resizing = transformers.PixtralImageProcessor(patch_size={"height": 32, "width": 32})
-        template = TEMPLATE.replace("KEY", key)
-        processor = transformers.PixtralProcessor(resizing, words, patch_size=32, chat_template=template)
-        processor.save_pretrained(folder)
-        return folder
-
-    return save
+    return lambda **settings: save_pixtral(tmp_path_factory.mktemp("pixtral"), **settings)
 
 
 @pytest.fixture(scope="module")
 def folder(pixtral_folder):
     return pixtral_folder()
+
+
+@pytest.fixture(scope="module", params=["pixtral", "qwen3_vl"])
+def folder_of_each(request, folder, tmp_path_factory):
+    """A small model of each kind."""
+    return folder if request.param == "pixtral" else save_qwen3_vl(tmp_path_factory.mktemp("qwen3_vl"))
 
 
 def pictures(*shape):
@@ -147,12 +103,12 @@ def knows_mickey(prompt, picture):
     return "character" in prompt and ("Mickey" in prompt if picture is None else picture.getpixel((9, 9))[0] > 200)
 
 
-# Small Pixtral models
+# Small Pixtral and Qwen3-VL models
 
 
 @pytest.mark.parametrize(("words", "low", "high"), [(YES, 0.99, 1), (NO, 0, 0.01)])
-def test_a_forced_answer_is_the_score_of_every_text_and_picture(folder, words, low, high):
-    asked = LanguageJudge(loaded(folder, *words), 0.5)
+def test_a_forced_answer_is_the_score_of_every_text_and_picture(folder_of_each, words, low, high):
+    asked = LanguageJudge(loaded(folder_of_each, *words), 0.5)
     answers = asked.about_texts(PROMPTS) + asked.about_pictures(pictures(2, 40, 60))
     assert len(answers) == len(PROMPTS) + 2
     assert all(low <= probability <= high for of_one in answers for probability in of_one.values())
@@ -169,11 +125,11 @@ def test_a_model_that_answers_neither_is_not_one_that_says_no(folder):
 
 
 @pytest.fixture
-def unforced(folder, monkeypatch):
+def unforced(folder_of_each, monkeypatch):
     """A judge by random logits, which give yes and no together little, with a boundary that stays the same."""
     monkeypatch.setattr(language_judge, "MIN_MASS", 0)
     monkeypatch.setattr(language_judge.secrets, "token_hex", lambda _: "0123456789abcdef")
-    return LanguageJudge(TransformersModel(folder), 0.5)
+    return LanguageJudge(TransformersModel(folder_of_each), 0.5)
 
 
 def test_the_decision_is_that_of_greedy_generation(unforced, monkeypatch):
@@ -214,13 +170,13 @@ def test_a_batch_is_scored_as_its_things_are(unforced, monkeypatch):
 
 @pytest.mark.parametrize("key", ["text", "content"])
 def test_a_template_may_read_either_key(pixtral_folder, key):
-    asked = LanguageJudge(loaded(pixtral_folder(key), *YES), 0.5)
+    asked = LanguageJudge(loaded(pixtral_folder(key=key), *YES), 0.5)
     assert min(asked.about_texts(["a chair"])[0].values()) > 0.99
     assert min(asked.about_pictures(pictures(1, 40, 60))[0].values()) > 0.99
 
 
 def test_a_template_that_drops_the_question_is_found(pixtral_folder):
-    asked = LanguageJudge(loaded(pixtral_folder("words"), *NO), 0.5)
+    asked = LanguageJudge(loaded(pixtral_folder(key="words"), *NO), 0.5)
     with pytest.raises(JudgeError, match="Its chat template drops the question"):
         asked.about_texts(["a chair"])
     with pytest.raises(JudgeError, match="Its chat template drops the question"):
@@ -237,7 +193,7 @@ def test_control_tokens_in_a_prompt_are_letters_to_the_model(folder):
     assert max(asked.about_texts([hostile])[0].values()) < 0.01
     asked.about_texts(["a chair"])
     ids, harmless = (model.processor.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts[::7])
-    control = set(model.processor.tokenizer.convert_tokens_to_ids(CONTROL))
+    control = set(model.processor.tokenizer.convert_tokens_to_ids([*PIXTRAL_TOKENS, "<s>", "</s>", "<pad>", "<unk>"]))
     assert [token for token in ids if token in control] == [token for token in harmless if token in control]
     assert len(ids) > len(harmless)
 
