@@ -24,7 +24,7 @@ _QWEN_TEMPLATE = (
 
 def save_pixtral(folder: Path, key: str = "content", dtype: torch.dtype = torch.float32, **sizes) -> Path:
     """A Pixtral with patches of 32 px, whose chat template reads `key`; `sizes` are those of both towers."""
-    words = _tokenizer(PIXTRAL_TOKENS)
+    words = _tokenizer(transformers.PreTrainedTokenizerFast, PIXTRAL_TOKENS, begin="<s>")
     sizes = SIZES | {"num_hidden_layers": 2} | sizes
     config = transformers.LlavaConfig(
         vision_config=transformers.PixtralVisionConfig(**sizes, patch_size=32, image_size=1024),
@@ -44,9 +44,9 @@ def save_pixtral(folder: Path, key: str = "content", dtype: torch.dtype = torch.
 
 def save_qwen3_vl(folder: Path) -> Path:
     """A Qwen3-VL of SIZES."""
-    words = _tokenizer(QWEN_TOKENS, begin=None)
+    words = _tokenizer(transformers.Qwen2TokenizerFast, QWEN_TOKENS, begin=None)
     _, _, start, end, image, video = words.convert_tokens_to_ids(QWEN_TOKENS)
-    text = {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.3}
+    text = {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.5}
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 2, "out_hidden_size": 32}
     config = transformers.Qwen3VLConfig(
@@ -69,7 +69,7 @@ def _save(kind: type, config, dtype: torch.dtype, folder: Path) -> None:
         kind(config).to(dtype).save_pretrained(folder)
 
 
-def _tokenizer(control: list[str], begin: str | None = "<s>"):
+def _tokenizer(kind: type, control: list[str], begin: str | None):
     """A byte-level BPE tokenizer that knows the words of the questions and sets `begin` before every text."""
     inner = Tokenizer(models.BPE(unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -82,7 +82,7 @@ def _tokenizer(control: list[str], begin: str | None = "<s>"):
     if begin is not None:
         own = [(begin, inner.token_to_id(begin))]
         inner.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=own)
-    return transformers.PreTrainedTokenizerFast(
+    return kind(
         tokenizer_object=inner,
         bos_token=begin,
         eos_token="</s>",
