@@ -1,19 +1,26 @@
-"""C2PA Content Credentials: a signature over a marked picture file, and a certificate to sign with.
+"""C2PA Content Credentials: a signature over a marked picture file, its check, and a certificate to sign with.
 
 The manifest says what the mark says (c2pa.org, "Technical Specification", action c2pa.created with its digital source
 type) and binds it to the file's bytes, so that a changed byte is found. Signing comes last: saving the file again with
 another program removes it. It needs the extra "c2pa"; nothing is sent or fetched.
+
+`python3 -m krea.c2pa_signing FILE ...` checks files.
 """
 
+import argparse
 import contextlib
 import io
+import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from . import files
 from .disclosure import FORMATS, Disclosure
@@ -25,12 +32,13 @@ _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"ocsp_fetch": False, "remote_manifest_fetch": False},
 }
+_UNTRUSTED = "signingCredential.untrusted"
 # C2PA's name of the signature algorithm for each elliptic curve.
 _ALGORITHMS = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
 class SigningError(RuntimeError):
-    """A file that cannot be signed; the message says why and what to do."""
+    """A file that cannot be signed or checked; the message says why and what to do."""
 
 
 class Credentials(NamedTuple):
@@ -81,6 +89,58 @@ def sign(data: bytes, file_format: str, disclosure: Disclosure, credentials: Cre
             "certificate belongs to the private key, is valid today, and is meant for digital signatures and e-mail."
         ) from error
     return signed.getvalue()
+
+
+class Checked(NamedTuple):
+    """What the content credentials of a file say, and whether they hold.
+
+    problems: why they do not, in c2pa's words; none where the signature is right and the file is as it was signed.
+    trusted: whether c2pa knows an authority that vouches for the signer; for a certificate made here nobody does.
+    source_types: the digital source types of what was done, as URIs. tool, signer: as they call themselves.
+    """
+
+    problems: tuple[str, ...]
+    trusted: bool
+    source_types: tuple[str, ...]
+    tool: str
+    signer: str
+
+
+def check(data: bytes) -> Checked:
+    """Whether the content credentials of a picture file hold.
+
+    Raises:
+        SigningError: there are none or they cannot be read, it is no picture, or the extra "c2pa" is missing.
+    """
+    with _extra():
+        import c2pa
+    try:
+        kind = Image.open(io.BytesIO(data)).get_format_mimetype()
+        with (
+            c2pa.Context.from_dict(_SETTINGS) as context,
+            c2pa.Reader(kind, io.BytesIO(data), context=context) as reader,
+        ):
+            state, manifest = reader.get_validation_state(), reader.get_active_manifest()
+            statuses = json.loads(reader.json()).get("validation_status", [])
+    except OSError as error:
+        raise SigningError(f"This is no picture that can be read ({error}).") from error
+    except c2pa.C2paError as error:
+        raise SigningError(f"Found no content credentials that can be read ({error}).") from error
+    actions = [
+        action
+        for assertion in manifest.get("assertions", [])
+        if assertion["label"].startswith("c2pa.actions")
+        for action in assertion["data"]["actions"]
+    ]
+    tool, signature = manifest["claim_generator_info"][0], manifest["signature_info"]
+    return Checked(
+        problems=tuple(status["explanation"] for status in statuses if status["code"] != _UNTRUSTED)
+        or (("c2pa calls it invalid",) if state == "Invalid" else ()),
+        trusted=state == "Trusted",
+        source_types=tuple(action["digitalSourceType"] for action in actions if "digitalSourceType" in action),
+        tool=f"{tool['name']} {tool.get('version', '')}".strip(),
+        signer=", ".join(filter(None, (signature.get("common_name"), signature.get("issuer")))),
+    )
 
 
 def _key(pem: bytes) -> tuple[str, bytes]:
@@ -202,5 +262,33 @@ def _extra() -> Iterator[None]:
         yield
     except ImportError as error:
         raise SigningError(
-            f'Signing needs the extra "c2pa": install c2pa-python into the Python that runs this ({error}).'
+            f'This needs the extra "c2pa": install c2pa-python into the Python that runs this ({error}).'
         ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: 0 where the credentials of all files hold, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m krea.c2pa_signing", description="Check the content credentials (C2PA) of picture files."
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    reports = [_report(path) for path in parser.parse_args(arguments).files]
+    sys.stdout.write("".join(f"{text}\n" for text, _ in reports))
+    return 0 if all(good for _, good in reports) else 1
+
+
+def _report(path: str) -> tuple[str, bool]:
+    """What to say of a file, and whether its credentials hold."""
+    try:
+        found = check(Path(path).read_bytes())
+    except (OSError, SigningError) as error:
+        return f"{path}: NOT CHECKED. {error}", False
+    said = f"It says {', '.join(found.source_types) or 'nothing of its making'}, by {found.tool}"
+    vouched = "" if found.trusted else ", for whom no known authority vouches"
+    if found.problems:
+        return f"{path}: DOES NOT HOLD ({'; '.join(found.problems)}). {said}, signed by {found.signer}{vouched}.", False
+    return f"{path}: holds. {said}, signed by {found.signer}{vouched}.", True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

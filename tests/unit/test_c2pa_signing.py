@@ -21,7 +21,7 @@ from cryptography import x509  # noqa: E402
 from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519  # noqa: E402
 
-from krea.c2pa_signing import Credentials, SigningError, local_credentials, sign  # noqa: E402
+from krea.c2pa_signing import Credentials, SigningError, check, local_credentials, main, sign  # noqa: E402
 
 GENERATED = Disclosure(DigitalSourceType.GENERATED, "flux-krea", "0.1.0")
 METADATA = {"prompt": json.dumps({"1": {"inputs": {"text": "a gull"}}}), "workflow": json.dumps({"nodes": []})}
@@ -296,3 +296,63 @@ def test_the_local_certificates_are_what_c2pa_asks_for(credentials):
     assert not extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert signer.not_valid_after_utc.year == 9999
+
+
+# Checking
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_check_says_who_signed_what(file_format, credentials):
+    found = check(sign(file(file_format), file_format, GENERATED, credentials))
+    assert found.problems == () and not found.trusted
+    assert found.source_types == (DigitalSourceType.GENERATED.uri,)
+    assert (found.tool, found.signer) == ("flux-krea 0.1.0", "Local signer, flux-krea on this computer")
+
+
+def test_the_command_is_content_with_files_that_hold(tmp_path, credentials, capsys):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(sign(file(), "png", GENERATED, credentials))
+    assert main([str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert f"a.png: holds. It says {DigitalSourceType.GENERATED.uri}, by flux-krea 0.1.0, signed by Local" in first
+    assert "b.png: holds." in second and "no known authority vouches" in second
+
+
+def flipped(signed):
+    return signed[:-200] + bytes([signed[-200] ^ 1]) + signed[-199:]
+
+
+def saved_anew(signed):
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(signed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (flipped, "DOES NOT HOLD (asset hash error"),
+        (saved_anew, "NOT CHECKED. Found no content credentials that can be read (ManifestNotFound"),
+        (lambda signed: signed[: len(signed) // 2], "NOT CHECKED. Found no content credentials that can be read"),
+        (lambda _: b"no picture", "NOT CHECKED. This is no picture that can be read"),
+        (None, "NOT CHECKED. [Errno 2] No such file"),
+    ],
+    ids=["one changed bit", "saved anew", "cut", "no picture", "no file"],
+)
+def test_the_command_names_a_file_that_does_not_hold(tmp_path, credentials, capsys, spoil, words):
+    signed = sign(file(), "png", GENERATED, credentials)
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(signed)
+    if spoil is not None:
+        bad.write_bytes(spoil(signed))
+    assert main([str(bad), str(good)]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert f"{bad}: {words}" in first and f"{good}: holds." in second
+
+
+def test_without_the_extra_nothing_is_called_checked(tmp_path, credentials, capsys, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(sign(file(), "png", GENERATED, credentials))
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    assert main([str(path)]) == 1
+    assert 'needs the extra "c2pa"' in capsys.readouterr().out
