@@ -54,10 +54,10 @@ class ClipLanguageModel:
         return f"<|im_start|>user\n{picture}{message}<|im_end|>\n<|im_start|>assistant\n"
 
     @torch.no_grad()
-    def logits(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
-        shown = [[torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]] for picture in pictures]
+    def logits(self, prompts: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
+        shown = [] if picture is None else [torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]]
         # One by one: ComfyUI's positions and visual features are those of one sequence.
-        return torch.cat([self._next_word(*one) for one in zip(prompts, shown or [[]] * len(prompts), strict=True)])
+        return torch.cat([self._next_word(prompt, shown) for prompt in prompts])
 
     def _next_word(self, prompt: str, pictures: list[torch.Tensor]) -> torch.Tensor:
         """(1, vocabulary). What Qwen3VLClipModel.generate in comfy/text_encoders/qwen3vl.py does for its first word."""

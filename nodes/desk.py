@@ -49,6 +49,7 @@ def described(verdict: Verdict) -> dict[str, Any]:
             "version": finding.version,
             "review_from": finding.thresholds.review,
             "block_from": finding.thresholds.block,
+            "about": finding.about,
             "score": finding.score,
             "decision": finding.decision.name.lower(),
             "reason": finding.reason,

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from .decision import Decision, Judge, Verdict, judge
+from .decision import Decision, Judge, Verdict, judge, not_reviewed
+
+EMBEDDING = not_reviewed("the prompt names an embedding, which puts something into the picture that no words tell")
+_EMBEDDING_SIGN = "embedding:"  # what ComfyUI's tokenizers look for, in these very letters
 
 
 class Outcome(Enum):
@@ -36,9 +39,11 @@ class ContentFilter:
             raise ValueError("What a filter flags cannot pass it; choose hold for review, blur or block.")
 
     def judge_prompt(self, texts: Sequence[str], cancel: tuple[type[Exception], ...] = ()) -> Verdict:
-        """One verdict about all texts of a prompt."""
-        verdicts = judge(self.text_judges, texts, cancel)
-        return Verdict(tuple(finding for verdict in verdicts for finding in verdict.findings))
+        """One verdict about all texts of a prompt; whatever the judges say, an embedding's name means review."""
+        findings = [finding for verdict in judge(self.text_judges, texts, cancel) for finding in verdict.findings]
+        if any(_EMBEDDING_SIGN in text for text in texts):
+            findings.append(EMBEDDING)
+        return Verdict(tuple(findings))
 
     def with_prompt(self, verdict: Verdict, key: str) -> "ContentFilter":
         """This filter for the pictures of a prompt that was judged."""

@@ -31,12 +31,25 @@ class Thresholds(NamedTuple):
         return Decision.REVIEW if score >= self.review else Decision.PASS
 
 
+class Answer(NamedTuple):
+    """One of the answers that a judge gives about a picture or a prompt.
+
+    score: 0 to 1.
+    about: what was asked or looked at, in a few words, such as a question's name or a part of the picture.
+    thresholds: what the score is held against, where it is not what the judge's others are.
+    """
+
+    score: float
+    about: str = ""
+    thresholds: Thresholds | None = None
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One judge's answer.
+    """What one judge found.
 
     judge, version: who judged, by which model or list.
-    score: 0 to 1, or None where it was not judged.
+    about, score: of the answer that counts; the score is None where it was not judged.
     thresholds: what the score was held against.
     reason: a sentence for people; it never quotes the prompt.
     """
@@ -44,12 +57,18 @@ class Finding:
     judge: str
     version: str
     thresholds: Thresholds
+    about: str
     score: float | None
     decision: Decision
     reason: str
 
 
-NO_JUDGE = Finding("none", "", Thresholds(0, 1), None, Decision.REVIEW, "Not reviewed: the filter has no judge for it.")
+def not_reviewed(reason: str) -> Finding:
+    """What stands for a judge where there is none: review, for this reason."""
+    return Finding("none", "", Thresholds(0, 1), "", None, Decision.REVIEW, f"Not reviewed: {reason}.")
+
+
+NO_JUDGE = not_reviewed("the filter has no judge for it")
 
 
 @dataclass(frozen=True)
@@ -73,32 +92,40 @@ class Verdict:
 class Judge:
     """A judge with its thresholds.
 
-    score: takes a list of things to judge and gives one score for each, 0 to 1.
+    ask: takes a list of things to judge and gives one or more answers about each.
     finds: what a high score says, in words that end the sentence "Open NSFW finds ...".
     """
 
     name: str
     version: str
     thresholds: Thresholds
-    score: Callable[[Sequence], Sequence[float]]
+    ask: Callable[[Sequence], Sequence[Sequence[Answer]]]
     finds: str
 
-    def finding(self, score: float) -> Finding:
-        """What follows from a score."""
+    def finding(self, answers: Sequence[Answer]) -> Finding:
+        """What follows from the answers about one thing: the strictest decision, and of those the highest score."""
+        if not answers:
+            return self.not_judged("it gave no answer")
+        found = [self._finding(answer) for answer in answers]
+        return max(found, key=lambda one: (one.decision, one.score is None, one.score or 0.0))
+
+    def _finding(self, answer: Answer) -> Finding:
+        score, about, thresholds = answer.score, answer.about, answer.thresholds or self.thresholds
         if not 0 <= score <= 1:  # NaN, too
             return self.not_judged(f"its score is {score}")
-        decision = self.thresholds.decide(score)
+        decision = thresholds.decide(score)
         if decision is Decision.PASS:
-            reason = f"{self.name} finds nothing: {score:.3f}, review from {self.thresholds.review:g}."
+            reason = f"{self.name} finds nothing: {score:.3f}, review from {thresholds.review:g}."
         else:
-            edge = self.thresholds.block if decision is Decision.BLOCK else self.thresholds.review
-            reason = f"{self.name} finds {self.finds}: {score:.3f}, {decision.name.lower()} from {edge:g}."
-        return Finding(self.name, self.version, self.thresholds, float(score), decision, reason)
+            edge = thresholds.block if decision is Decision.BLOCK else thresholds.review
+            finds = f"{self.finds} ({about})" if about else self.finds
+            reason = f"{self.name} finds {finds}: {score:.3f}, {decision.name.lower()} from {edge:g}."
+        return Finding(self.name, self.version, thresholds, about, float(score), decision, reason)
 
     def not_judged(self, why: str) -> Finding:
         """Review, since there is no score."""
         reason = f"Not reviewed by {self.name}: {why.rstrip('.')}."
-        return Finding(self.name, self.version, self.thresholds, None, Decision.REVIEW, reason)
+        return Finding(self.name, self.version, self.thresholds, "", None, Decision.REVIEW, reason)
 
 
 def judge(judges: Sequence[Judge], things: Sequence, cancel: tuple[type[Exception], ...] = ()) -> list[Verdict]:
@@ -113,9 +140,9 @@ def judge(judges: Sequence[Judge], things: Sequence, cancel: tuple[type[Exceptio
 
 def _findings(one: Judge, things: Sequence, cancel: tuple[type[Exception], ...]) -> list[Finding]:
     try:
-        scores = one.score(things)
-        if len(scores) != len(things):
-            raise JudgeError(f"it gave {len(scores)} scores for {len(things)}")
+        answers = one.ask(things)
+        if len(answers) != len(things):
+            raise JudgeError(f"it gave answers about {len(answers)} of {len(things)}")
     except cancel:
         raise
     except Exception as error:
@@ -123,7 +150,7 @@ def _findings(one: Judge, things: Sequence, cancel: tuple[type[Exception], ...])
             return [_findings(one, things[place : place + 1], cancel)[0] for place in range(len(things))]
         # Any other message may hold the prompt, which must not reach the audit record.
         return [one.not_judged(str(error) if isinstance(error, JudgeError) else type(error).__name__)]
-    return [one.finding(score) for score in scores]
+    return [one.finding(about_one) for about_one in answers]
 
 
 class JudgeError(RuntimeError):

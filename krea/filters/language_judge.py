@@ -1,11 +1,10 @@
 """Judges of prompts and pictures: a vision-language model that is asked questions and answers yes or no.
 
-The model writes nothing. One forward pass for each question gives the logits of its next word, and from those of "yes"
-and "no" comes the score. Before it judges it must give the right answers to cases that are known.
+The model writes nothing. One forward pass gives the logits of its next word, and from those of "yes" and "no" comes the
+score. Before it judges it must give the right answers to cases that are known.
 """
 
 import hashlib
-import math
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,8 +16,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .decision import Judge, JudgeError, Thresholds
-from .image_judges import prepare
+from .decision import Answer, Judge, JudgeError, Thresholds
+from .image_judges import prepare, reduced
 from .questions import (
     PICTURE_QUESTIONS,
     TEXT_QUESTIONS,
@@ -35,9 +34,8 @@ THRESHOLDS = Thresholds(review=0.5, block=0.9)
 YES = ("yes", "Yes", "YES", " yes", " Yes")
 NO = ("no", "No", "NO", " no", " No")
 MIN_MASS = 0.5  # of the next word's probability, for yes and no together; below, the model answers something else
-BATCH = 8  # questions that are asked at a time
 AREA = 512 * 512  # px a picture is reduced to, as in Black Forest Labs' filter
-LONGEST, SHORTEST = 1024, 32  # px of a side
+LONGEST = 1024  # px of a side
 
 KNOWN_CASE = "Mickey Mouse holding a can of Coca-Cola"
 BENIGN_CASE = "a wooden chair beside a window"
@@ -62,39 +60,43 @@ class LanguageModel(Protocol):
     def render(self, message: str, with_picture: bool) -> str:
         """The whole prompt for a user's message, behind its picture, up to where the model's answer begins."""
 
-    def logits(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """(B, vocabulary) of the word after each of B prompts; the pictures (RGB) are one for each prompt, or none."""
+    def logits(self, prompts: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
+        """(B, vocabulary) of the word after each of B prompts, all of them about one picture (RGB), or about none."""
 
 
 def text_judge(model: LanguageModel, thresholds: Thresholds = THRESHOLDS) -> Judge:
-    """A judge of prompts: the highest answer to TEXT_QUESTIONS. Its score raises JudgeError as LanguageJudge does."""
+    """A judge of prompts by TEXT_QUESTIONS. To ask it raises JudgeError as LanguageJudge does."""
     asked = LanguageJudge(model, thresholds.review)
 
-    def score(texts: Sequence[str]) -> list[float]:
+    def ask(texts: Sequence[str]) -> list[list[Answer]]:
         asked.expect_right_answers()
-        return [max(answers.values()) for answers in asked.about_texts(texts)]
+        return _answers(asked.about_texts(texts))
 
-    return _judge(model, "prompts", thresholds, score, TEXT_QUESTIONS)
+    return _judge(model, "prompts", thresholds, ask)
 
 
 def image_judge(model: LanguageModel, thresholds: Thresholds = THRESHOLDS) -> Judge:
-    """A judge of pictures (B, H, W, C), as `image_judges.prepare` takes them: the highest answer to PICTURE_QUESTIONS.
+    """A judge of pictures (B, H, W, C), as `image_judges.prepare` takes them, by PICTURE_QUESTIONS.
 
-    Its score raises JudgeError as LanguageJudge does, and for what is no picture.
+    To ask it raises JudgeError as LanguageJudge does, and for what is no picture.
     """
     asked = LanguageJudge(model, thresholds.review)
 
-    def score(images: torch.Tensor) -> list[float]:
+    def ask(images: torch.Tensor) -> list[list[Answer]]:
         asked.expect_right_answers()
         asked.expect_sight()
-        return [max(answers.values()) for answers in asked.about_pictures(images)]
+        return _answers(asked.about_pictures(images))
 
-    return _judge(model, "pictures", thresholds, score, PICTURE_QUESTIONS)
+    return _judge(model, "pictures", thresholds, ask)
 
 
-def _judge(model, kind: str, thresholds: Thresholds, score: Callable, questions: Sequence[Question]) -> Judge:
-    finds = "one of these: " + ", ".join(question.name for question in questions)
-    return Judge(f"{model.name} ({kind})", f"{model.version} questions:{VERSION}", thresholds, score, finds)
+def _judge(model: LanguageModel, kind: str, thresholds: Thresholds, ask: Callable) -> Judge:
+    version = f"{model.version} questions:{VERSION}"
+    return Judge(f"{model.name} ({kind})", version, thresholds, ask, "unlawful or infringing content")
+
+
+def _answers(probabilities: list[dict[str, float]]) -> list[list[Answer]]:
+    return [[Answer(score, question) for question, score in about_one.items()] for about_one in probabilities]
 
 
 class LanguageJudge:
@@ -124,10 +126,9 @@ class LanguageJudge:
         """For each picture (B, H, W, C) the probability of a yes, the highest of its looks, by the question's name."""
         answers = []
         for looks in prepare(images):
-            messages = [about_picture(question) for question in questions] * len(looks)
-            shown = [picture for picture in map(reduced, looks) for _ in questions]
-            probabilities = self._probabilities(messages, shown).view(len(looks), len(questions))
-            answers.append(_by_name(questions, probabilities.amax(0)))
+            messages = [about_picture(question) for question in questions]
+            probabilities = [self._probabilities(messages, reduced(look, AREA, LONGEST)) for look in looks]
+            answers.append(_by_name(questions, torch.stack(probabilities).amax(0)))
         return answers
 
     def expect_right_answers(self) -> None:
@@ -165,13 +166,11 @@ class LanguageJudge:
             raise JudgeError(f"Its tokens for yes are {sorted(yes)} and for no {sorted(no)}. Expected some of each")
         return sorted(yes), sorted(no)
 
-    def _probabilities(self, messages: Sequence[str], pictures: Sequence[Image.Image] = ()) -> torch.Tensor:
+    def _probabilities(self, messages: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
         """(B,) probability that the answer to each message is yes, where it is yes or no."""
         yes, no = self._yes_and_no
-        prompts = [self._rendered(message, bool(pictures)) for message in messages]
-        starts = range(0, len(prompts), BATCH)
-        parts = [self.model.logits(prompts[at : at + BATCH], pictures[at : at + BATCH]) for at in starts]
-        logits = torch.cat(parts).float()
+        prompts = [self._rendered(message, picture is not None) for message in messages]
+        logits = self.model.logits(prompts, picture).float()
         mass = logits.softmax(-1)[:, yes + no].sum(-1).min().item()
         if not mass >= MIN_MASS:  # NaN, too
             raise JudgeError(
@@ -189,21 +188,6 @@ class LanguageJudge:
 
 def _by_name(questions: Sequence[Question], probabilities: torch.Tensor) -> dict[str, float]:
     return dict(zip((question.name for question in questions), probabilities.tolist(), strict=True))
-
-
-def reduced(look: torch.Tensor) -> Image.Image:
-    """A picture of bytes (H, W, 3) as it is shown to a model.
-
-    It keeps its aspect and is reduced to 512x512 px' worth, and to a longest side of 1024 px. A side below 32 px is
-    filled up with black.
-    """
-    height, width = look.shape[:2]
-    scale = min(1, math.sqrt(AREA / (height * width)), LONGEST / max(height, width))
-    size = [max(1, round(side * scale)) for side in (width, height)]  # Pillow's order
-    picture = Image.fromarray(look.numpy()).resize(size, Image.Resampling.LANCZOS)
-    filled = Image.new("RGB", [max(side, SHORTEST) for side in size])
-    filled.paste(picture, [(whole - side) // 2 for whole, side in zip(filled.size, size, strict=True)])
-    return filled
 
 
 class TransformersModel:
@@ -242,13 +226,13 @@ class TransformersModel:
         return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
 
     @torch.no_grad()
-    def logits(self, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> torch.Tensor:
+    def logits(self, prompts: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
         network, begin = self.network, self.processor.tokenizer.bos_token
         if self._place is not None:
             self._place(network)
         inputs = self.processor(
             text=list(prompts),
-            images=list(pictures) or None,
+            images=None if picture is None else [picture] * len(prompts),
             padding=True,
             add_special_tokens=not (begin and prompts[0].startswith(begin)),
             return_tensors="pt",

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from .decision import Judge, Thresholds
+from .decision import Answer, Judge, Thresholds
 from .text_folding import normalise
 
 RULES_VERSION = 1
@@ -30,6 +30,7 @@ THRESHOLDS = Thresholds(review=0.5, block=0.8)
 _MINORS = "sexual content involving minors"
 _REAL_PERSON = "sexual content of a real person"
 _EXPLICIT = "explicit sexual content"
+_TRADEMARK = "trademark or character"
 _DISGUISE = "disguised text"
 _SEXUAL = ("explicit", "anatomy", "nudity", "suggestive")
 
@@ -62,8 +63,9 @@ RULES = (
     Rule("graphic violence", 0.6, ("gore",)),
     Rule("nudity", 0.5, ("nudity",), unless=("art", "medicine")),
     Rule("public figure", 0.5, ("public figure",)),
-    Rule("trademark or character", 0.5, ("trademark",)),
+    Rule(_TRADEMARK, 0.5, ("trademark",)),
 )
+WRITTEN_RULES = (Rule(_TRADEMARK, 0.5, ("brand",)),)
 DISGUISE_SCORE = 0.5
 
 
@@ -77,12 +79,16 @@ class Match(NamedTuple):
     categories: tuple[str, ...]
 
 
-def score(text: str) -> Match:
-    """What the word lists find in a prompt, in time proportional to its length."""
+def score(text: str, written: bool = False) -> Match:
+    """What the word lists find in a prompt, in time proportional to its length.
+
+    Args:
+        written: the text was read in a picture: names of brands count alone there, and a misread letter is no disguise.
+    """
     folded, disguised = normalise(text)
     found = set().union(*map(_lists().found, _readings(folded)))
-    scores = {_DISGUISE: DISGUISE_SCORE} if disguised else {}
-    for rule in RULES:
+    scores = {_DISGUISE: DISGUISE_SCORE} if disguised and not written else {}
+    for rule in RULES + WRITTEN_RULES * written:
         if found.issuperset(rule.lists) and found.isdisjoint(rule.unless):
             scores[rule.category] = max(rule.score, scores.get(rule.category, 0.0))
     categories = sorted(scores, key=scores.__getitem__, reverse=True)
@@ -92,10 +98,10 @@ def score(text: str) -> Match:
 def word_lists(thresholds: Thresholds = THRESHOLDS) -> Judge:
     """The word lists as a judge of prompts; its version names the rules' and a hash of the lists."""
 
-    def scores(texts: Sequence[str]) -> list[float]:
-        return [score(text).score for text in texts]
+    def ask(texts: Sequence[str]) -> list[list[Answer]]:
+        return [[Answer(match.score, ", ".join(match.categories))] for match in map(score, texts)]
 
-    return Judge("Word lists", _lists().version, thresholds, scores, "words of unlawful or infringing content")
+    return Judge("Word lists", _lists().version, thresholds, ask, "words of unlawful or infringing content")
 
 
 _WORD = re.compile(r"[^\W_]+")

@@ -6,10 +6,12 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from krea.filters.decision import Answer
 from tests.parity.conftest import execute
 
 SKIN = torch.tensor((224, 172, 142)) / 255  # Open NSFW gives a wall of it 0.222
@@ -24,6 +26,7 @@ DEFAULTS = {
     "language_model": "none",
     "on_review": "hold for review",
     "on_block": "block",
+    "written_words": False,
 }
 
 
@@ -276,6 +279,32 @@ def test_a_prompt_in_the_review_band_sends_its_pictures_to_review(comfy, desk, c
     own = content_filter()
     verdict = own.judge_prompt(["x"])
     finding = verdict.findings[0]
-    doubtful = type(verdict)((own.text_judges[0].finding(finding.thresholds.review),))
+    doubtful = type(verdict)((own.text_judges[0].finding([Answer(finding.thresholds.review)]),))
     images, report, _ = passed(comfy, own.with_prompt(doubtful, "key"), safe(0)[None])
     assert "Picture 1: waits for review. Word lists" in report and images.message == report
+
+
+def test_a_prompt_with_an_embedding_sends_its_pictures_to_review(comfy, desk, content_filter):
+    out = asked(comfy, content_filter(), "a red circle, embedding:zanzibar")
+    assert "Not reviewed: the prompt names an embedding" in out.ui["text"][0] and "zanzibar" not in out.ui["text"][0]
+    images, report, _ = passed(comfy, out.args[2], safe(0)[None])
+    assert "Picture 1: waits for review." in report and images.message == report
+
+
+def test_the_report_the_verdict_and_the_audit_record_say_what_was_looked_at(comfy, desk, content_filter):
+    _, report, verdicts = passed(comfy, content_filter(), flagged()[None])
+    assert "Open NSFW finds sexual content (the whole picture): 0.2" in report
+    (case,) = desk.quarantine().waiting()
+    for said in (json.loads(verdicts)[0], case.facts, records(desk, "picture")[0]):
+        assert said["findings"][0]["about"] == "the whole picture" and "(the whole picture)" in said["reasons"][0]
+
+
+def test_words_in_pictures_are_read_where_the_switch_is_on(comfy, desk, content_filter):
+    pytest.importorskip("rapidocr")
+    picture = Image.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(picture).text((16, 24), "Coca-Cola", fill="black", font=ImageFont.load_default(40))
+    branded = torch.from_numpy(np.asarray(picture) / 255).float()[None]
+    images, _, _ = passed(comfy, content_filter(), branded)
+    assert torch.equal(images, branded)
+    _, report, _ = passed(comfy, content_filter(written_words=True), branded)
+    assert "Picture 1: waits for review. OCR finds" in report and "(trademark or character)" in report

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from krea.filters import image_judges
-from krea.filters.decision import Decision, JudgeError, judge
-from krea.filters.image_judges import MAX_TILES, _highest, open_nsfw, prepare, views, vit_nsfw
+from krea.filters.decision import Decision, JudgeError, Thresholds, judge
+from krea.filters.image_judges import MAX_TILES, _answers, of_tiles, open_nsfw, prepare, reduced, views, vit_nsfw
 from krea.filters.vit import load_vit
 
 SIZES = [(64, 64), (100, 300), (17, 40), (1, 1), (705, 300)]
@@ -61,9 +61,14 @@ def change(folder, name, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def scores(one, images):
+    """Of each picture the highest score that a judge gives one of its views."""
+    return [max(answer.score for answer in answers) for answers in one.ask(images)]
+
+
 def refusal(folder):
     with pytest.raises(JudgeError) as caught:
-        vit_nsfw(folder).score(picture(20, 20))
+        vit_nsfw(folder).ask(picture(20, 20))
     return str(caught.value)
 
 
@@ -125,7 +130,7 @@ def test_what_is_no_picture_is_named(images, words):
 
 def test_a_picture_is_seen_whole_and_in_nine_overlapping_tiles():
     image = torch.arange(64.0).repeat_interleave(16).view(1, 1024, 1, 1).expand(-1, -1, 1024, 3)
-    whole, *tiles = views(image)
+    whole, *tiles = (view.pixels for view in views(image))
     assert whole.shape == (1024, 1024, 3)
     assert [tile.shape for tile in tiles] == [(512, 512, 3)] * 9
     assert [tile[0, 0, 0].item() for tile in tiles[::3]] == [0, 16, 32]
@@ -141,7 +146,7 @@ def test_a_picture_is_seen_whole_and_in_nine_overlapping_tiles():
 )
 def test_tiles_cover_every_shape(height, width, tiles):
     seen = torch.zeros(1, height, width, 3)
-    found = views(seen)
+    found = [view.pixels for view in views(seen)]
     assert len(found) == 1 + tiles
     assert found[0].shape == (height, width, 3)
     for tile in found[1:]:
@@ -151,15 +156,41 @@ def test_tiles_cover_every_shape(height, width, tiles):
         assert all(max(tile.shape[:2]) <= 2 * min(tile.shape[:2]) + 4 for tile in found[1:])
 
 
-def test_the_highest_view_counts():
-    images = torch.zeros(3, 500, 500, 3)
-    images[0, 400, 400], images[2, 0, 0] = 0.8, 0.4
-    assert _highest(images, lambda seen: [view.max() for view in seen]) == [204, 0, 102]
+def test_every_view_has_its_answer_which_says_where_it_is():
+    images = torch.zeros(2, 500, 500, 3)
+    images[1, 400, 400] = 0.8
+    one, other = _answers(images, lambda seen: [view.max() for view in seen], Thresholds(0.5, 0.8))
+    assert {answer.score for answer in one} == {0}
+    seen = {answer.about: answer for answer in other if answer.score == 204}
+    assert sorted(seen) == ["the whole picture", "x 250 to 500, y 250 to 500 px"]
+    assert [answer.thresholds for _, answer in sorted(seen.items())] == [None, (0.5, 0.8)]
 
 
-def test_a_view_without_a_score_is_not_outvoted():
-    (score,) = _highest(torch.zeros(1, 8, 8, 4), lambda seen: [0.1, torch.nan, 0.2])
-    assert math.isnan(score)
+def test_every_look_at_what_is_transparent_has_an_answer():
+    (answers,) = _answers(torch.zeros(1, 8, 8, 4), lambda seen: [0.1, torch.nan, 0.2], Thresholds(0.5, 0.8))
+    assert [math.isnan(answer.score) for answer in answers] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "whole, tile", [((0.2, 0.8), (0.5, 0.8)), ((0.0, 0.8), (0.4, 0.8)), ((0.3, 0.3), (0.3, 0.3))], ids=str
+)
+def test_a_tile_counts_from_halfway_between_the_thresholds(whole, tile):
+    assert of_tiles(Thresholds(*whole)) == pytest.approx(tile)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        *((512, 512, (512, 512)), (1024, 1024, (512, 512)), (832, 1248, (627, 418)), (300, 40, (40, 300))),
+        *((200000, 2, (32, 1024)), (2, 200000, (1024, 32)), (1, 1, (32, 32)), (4096, 256, (64, 1024))),
+    ],
+)
+def test_a_picture_is_reduced_and_keeps_its_aspect(height, width, size):
+    look = torch.full((height, width, 3), 200, dtype=torch.uint8)
+    shown = reduced(look, 512 * 512, 1024)
+    assert (shown.size, shown.mode) == (size, "RGB")
+    assert shown.getpixel(((size[0] - 1) // 2, (size[1] - 1) // 2)) == (200, 200, 200)
+    assert look.min() == 200
 
 
 # Falconsai's ViT
@@ -190,45 +221,45 @@ def test_scores_are_those_of_transformers_own_pipeline(vit_folder, sizes):
     spread = []
     for height, width in SIZES:
         image = picture(height, width, seed=height)
-        answers = original([pil(view) for view in views(*prepare(image))])
-        scores = [next(x["score"] for x in answer if x["label"] == "nsfw") for answer in answers]
-        assert vit_nsfw(folder).score(image) == pytest.approx([max(scores)], abs=5e-3)
-        spread.append(max(scores))
+        answers = original([pil(view.pixels) for view in views(*prepare(image))])
+        found = [next(x["score"] for x in answer if x["label"] == "nsfw") for answer in answers]
+        assert scores(vit_nsfw(folder), image) == pytest.approx([max(found)], abs=5e-3)
+        spread.append(max(found))
     assert max(spread) - min(spread) > 0.05
 
 
 def test_a_batch_is_scored_as_its_pictures_are(vit_folder):
     one = vit_nsfw(vit_folder())
     images = torch.cat([picture(340, 500, seed=seed) for seed in range(3)])
-    assert one.score(images) == pytest.approx([one.score(image[None])[0] for image in images], abs=1e-5)
+    assert scores(one, images) == pytest.approx([scores(one, image[None])[0] for image in images], abs=1e-5)
 
 
 def test_pictures_are_not_written_to(vit_folder):
     images = picture(360, 500, 4) * 3 - 1
     before = images.clone()
-    vit_nsfw(vit_folder()).score(images)
+    vit_nsfw(vit_folder()).ask(images)
     assert torch.equal(images, before)
 
 
 def test_indices_may_be_text(vit_folder):
     folder = vit_folder(("nsfw", "normal"))
-    expected = vit_nsfw(folder).score(picture(40, 40))
+    expected = scores(vit_nsfw(folder), picture(40, 40))
     change(folder, "config.json", label2id={"nsfw": "0", "normal": "1"})
-    assert vit_nsfw(folder).score(picture(40, 40)) == expected
+    assert scores(vit_nsfw(folder), picture(40, 40)) == expected
 
 
 def test_half_precision_is_close(vit_folder):
     folder = vit_folder()
-    exact = vit_nsfw(folder).score(picture(40, 40))
-    assert vit_nsfw(folder, dtype=torch.bfloat16).score(picture(40, 40)) == pytest.approx(exact, abs=0.02)
+    exact = scores(vit_nsfw(folder), picture(40, 40))
+    assert scores(vit_nsfw(folder, dtype=torch.bfloat16), picture(40, 40)) == pytest.approx(exact, abs=0.02)
 
 
 def test_nothing_is_loaded_before_the_first_score_and_then_once(vit_folder):
     placed = []
     one = vit_nsfw(vit_folder(), place=placed.append)
     assert not placed
-    one.score(picture(20, 20))
-    one.score(picture(20, 20))
+    scores(one, picture(20, 20))
+    scores(one, picture(20, 20))
     assert isinstance(placed[0], torch.nn.Module)
     assert placed[0] is placed[1]
 
@@ -361,8 +392,8 @@ def test_open_nsfw_scores_are_the_packages_own(yahoo):
     classifier = yahoo.Classifier()
     for height, width in SIZES:
         image = picture(height, width, seed=height)
-        expected = classifier.score_images([pil(view) for view in views(*prepare(image))]).max()
-        assert open_nsfw().score(image) == pytest.approx([expected], abs=1e-5)
+        expected = classifier.score_images([pil(view.pixels) for view in views(*prepare(image))]).max()
+        assert scores(open_nsfw(), image) == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
@@ -384,14 +415,14 @@ def test_open_nsfw_scores_a_batch_as_its_pictures(yahoo):
     one = open_nsfw()
     images = torch.cat([picture(230, 340, seed=seed) for seed in range(3)])
     before = images.clone()
-    assert one.score(images) == pytest.approx([one.score(image[None])[0] for image in images], abs=1e-5)
+    assert scores(one, images) == pytest.approx([scores(one, image[None])[0] for image in images], abs=1e-5)
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 3), (200000, 2, 3), (64, 64, 1), (64, 64, 4)])
 def test_odd_pictures_get_a_score(yahoo, vit_folder, height, width, channels):
     for one in (open_nsfw(), vit_nsfw(vit_folder())):
-        (score,) = one.score(torch.rand(1, height, width, channels))
+        (score,) = scores(one, torch.rand(1, height, width, channels))
         assert 0 <= score <= 1
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from krea.filters import text_rules
 from krea.filters.decision import Decision, Thresholds, judge
 from krea.filters.text_folding import normalise, without_weights
-from krea.filters.text_rules import LISTS, RULES, RULES_VERSION, score, word_lists
+from krea.filters.text_rules import LISTS, RULES, RULES_VERSION, WRITTEN_RULES, score, word_lists
 from krea.prompting import CHOICES, TEXTURE_ENHANCEMENT
 
 DATA = json.loads(Path(__file__).with_name("text_rules_probes.json").read_text(encoding="utf-8"))
@@ -271,7 +271,9 @@ def test_judge_gives_the_three_bands():
     prompts = ["a red fox", "a nude woman", "a nude child"]
     verdicts = judge([word_lists()], prompts)
     assert [verdict.decision for verdict in verdicts] == [Decision.PASS, Decision.REVIEW, Decision.BLOCK]
-    assert verdicts[2].reasons == ["Word lists finds words of unlawful or infringing content: 1.000, block from 0.8."]
+    (reason,) = verdicts[2].reasons
+    about = "sexual content involving minors, nudity"
+    assert reason == f"Word lists finds words of unlawful or infringing content ({about}): 1.000, block from 0.8."
 
 
 def test_judge_takes_other_thresholds():
@@ -302,7 +304,7 @@ def sections():
 
 
 def test_every_list_is_used_and_every_used_list_exists():
-    used = {name for rule in RULES for name in (*rule.lists, *rule.unless)}
+    used = {name for rule in RULES + WRITTEN_RULES for name in (*rule.lists, *rule.unless)}
     assert {name.removesuffix(" (shifted)") for name in sections()} == used | {"harmless"}
 
 
