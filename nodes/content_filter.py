@@ -14,7 +14,7 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..krea.filters import image_judges, text_rules
+from ..krea.filters import image_judges, ocr_judge, text_rules
 from ..krea.filters.content_filter import ContentFilter, Outcome
 from ..krea.filters.decision import Decision, Thresholds
 from ..krea.filters.image_judges import OPEN_NSFW_THRESHOLDS, VIT_NSFW_THRESHOLDS
@@ -107,6 +107,14 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                     tooltip="Ask Qwen3-VL, as Load CLIP loads it for Krea 2, the same as the language model is asked. "
                     "It shares ComfyUI's memory with the other models.",
                 ),
+                io.Boolean.Input(
+                    "written_words",
+                    optional=True,
+                    display_name="words in pictures",
+                    default=False,
+                    tooltip="Read what is written in pictures (OCR) and judge it by the word lists, which know some "
+                    'trademarks. Install: pip install "rapidocr" "onnxruntime".',
+                ),
             ],
             outputs=[
                 KreaFilter.Output(
@@ -129,6 +137,7 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         on_review: str = Outcome.HOLD.value,
         on_block: str = Outcome.BLOCK.value,
         language_clip: comfy.sd.CLIP | None = None,
+        written_words: bool = False,
     ) -> io.NodeOutput:
         pictures = []
         if open_nsfw:
@@ -140,6 +149,8 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
             pictures.append(
                 image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing(), operations=operations)
             )
+        if written_words:
+            pictures.append(ocr_judge.written_words())
         prompts = [text_rules.word_lists()] if word_lists else []
         models = [] if language_clip is None else [ClipLanguageModel(language_clip)]
         if language_model != NO_FOLDER:
@@ -274,7 +285,7 @@ def _thresholds(prefix: str, name: str, defaults: Thresholds) -> list[io.Float.I
             step=0.01,
             advanced=True,
             tooltip=f"The score from which on {name} sends a picture to the {band} band. Lower is stricter, 0 is every "
-            "picture.",
+            "picture." + (" A part of a picture counts from halfway to the block band." if band == "review" else ""),
         )
         for band, default in defaults._asdict().items()
     ]
