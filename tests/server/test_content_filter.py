@@ -1,10 +1,13 @@
 """The gate on a real ComfyUI: what is flagged is reachable over HTTP in no way but the review."""
 
 import hashlib
+import http.client
 import io
 import json
+import secrets
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -12,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dev import small_model
 from dev.client import images_of
-from dev.host import ComfyHost
+from dev.host import ComfyHost, HostDied
 from krea import disclosure
+from krea.audit.__main__ import main as audit_command
 
 SKIN = (224, 172, 142)  # Open NSFW gives a wall of it 0.22
 REVIEW = "/flux_krea/review"
@@ -83,6 +86,11 @@ def status_of(server, path, **headers):
         return error.code
 
 
+def is_a_wall(file):
+    """Whether a picture is of one colour, as the flagged one is."""
+    return bool(np.asarray(Image.open(file).convert("RGB")).std((0, 1)).max() < 1)
+
+
 def waiting(server, prefix):
     return [case for case in server.get(REVIEW)["waiting"] if case["prefix"] == prefix]
 
@@ -138,17 +146,17 @@ def test_a_label_is_drawn_and_content_credentials_hold(server, pictures):
 
 
 def test_no_route_and_no_served_folder_has_a_flagged_picture(server, pictures):
-    flagged = set()
+    def served():
+        return {file for folder in ("output", "temp") for file in (server.base / folder).rglob("*.png")}
+
+    before = served()  # other tests approve flagged pictures
     for number, on_review in ((2, "hold for review"), (3, "block")):
-        server.run(gated([pictures[1]], number, on_review=on_review))
+        server.run(gated([pictures[0], pictures[1]], number, on_review=on_review))
+    fresh = served() - before
+    assert len(fresh) == 2 and not any(map(is_a_wall, fresh))
     (case,) = waiting(server, "gate2")
     held = server.request(f"{REVIEW}/{case['id']}/picture")
-    assert hashlib.sha256(held).hexdigest() == case["sha256"]
-    flagged.add(held)
-    for folder in ("output", "temp"):
-        for file in (server.base / folder).rglob("*") if (server.base / folder).exists() else ():
-            if file.is_file() and file.suffix == ".png":
-                assert np.asarray(Image.open(file).convert("RGB")).std() > 1, f"{file} is the flagged wall"
+    assert hashlib.sha256(held).hexdigest() == case["sha256"] and is_a_wall(io.BytesIO(held))
     name = f"picture.png&subfolder=../user/__flux_krea/quarantine/{case['id']}"
     for path in (
         *(f"/view?filename={name}&type={kind}" for kind in ("output", "temp", "input")),
@@ -276,16 +284,69 @@ def test_the_record_is_whole(server, pictures):
     assert report.problems == [] and report.records > 10
 
 
-def test_what_waits_survives_a_kill(tmp_path, pictures, server):
-    files = small_model.FILES
-    with ComfyHost(tmp_path, files) as first:
-        for name in pictures:
-            (first.input_dir / name).write_bytes((server.input_dir / name).read_bytes())
-        first.run(gated(pictures, 1))
-        (case,) = waiting(first, "gate1")
-        first.process.send_signal(signal.SIGKILL)
-        first.process.wait()
-    with ComfyHost(tmp_path, files) as second:
-        assert waiting(second, "gate1") == [case]
-        assert send(second, f"{REVIEW}/{case['id']}", {"approved": True})[0] == 200
-        assert len(list(second.output_dir.glob("gate1_*.png"))) == 2
+def review_everything(host):
+    """Decide about whatever waits, until the server is gone: some are approved, some rejected."""
+    while True:
+        try:
+            for case in host.get(REVIEW)["waiting"]:
+                send(host, f"{REVIEW}/{case['id']}", {"approved": case["id"][0] in "01234567"})
+        except (OSError, http.client.HTTPException, HostDied):
+            return
+
+
+def audited(host):
+    """The audit record, its events by kind."""
+    records = {"picture": [], "saved": [], "review": [], "prompt": []}
+    for file in sorted((host.base / "user" / "__flux_krea" / "audit").glob("audit-*.jsonl")):
+        for line in file.read_bytes().splitlines():
+            record = json.loads(line)
+            records.setdefault(record["event"], []).append(record)
+    return records
+
+
+def test_kills_at_any_moment_lose_nothing_and_leak_nothing(tmp_path, pictures, server):
+    """While pictures are judged, saved, held and decided about, each of which writes into the audit record."""
+    delays = [secrets.randbelow(2000) / 1000 for _ in range(2)]  # s; other ones in every run
+    for number, delay in enumerate(delays):
+        with ComfyHost(tmp_path) as host:
+            for name in pictures:
+                (host.input_dir / name).write_bytes((server.input_dir / name).read_bytes())
+            for job in range(100):
+                host.submit(gated(pictures * 2, 100 * number + job))
+            reviewer = threading.Thread(target=review_everything, args=(host,))
+            reviewer.start()
+            while len(list(host.output_dir.glob("*.png"))) < 2 + 4 * number:
+                host.check_alive()
+                time.sleep(0.02)
+            time.sleep(delay)
+            host.process.send_signal(signal.SIGKILL)
+            host.process.wait()
+            reviewer.join()
+
+    with ComfyHost(tmp_path) as host:
+        run_at = f"killed {delays} s after the first pictures"
+        assert audit_command(["verify", str(host.base / "user" / "__flux_krea" / "audit")]) == 0, run_at
+        records = audited(host)
+        decided = {record["case"]: record for record in records["review"]}
+        waits = {case["id"]: case for case in host.get(REVIEW)["waiting"]}
+        for case in waits.values():
+            held = host.request(f"{REVIEW}/{case['id']}/picture")
+            assert hashlib.sha256(held).hexdigest() == case["sha256"], run_at
+
+        held = {record["picture"] for record in records["picture"] if record["outcome"] == "hold for review"}
+        assert held and held <= waits.keys() | decided.keys(), run_at
+        assert not waits.keys() & decided.keys(), run_at
+        approved = {record["sha256"] for record in decided.values() if record["decision"] == "approved"}
+        allowed = {record["sha256"] for record in records["saved"]} | approved
+        written = {}
+        for file in host.output_dir.iterdir():
+            if not (file.name.startswith(".") and file.suffix == ".partial"):  # what was being written
+                written[hashlib.sha256(file.read_bytes()).hexdigest()] = file
+        assert approved <= written.keys() <= allowed, run_at
+        for digest, file in written.items():
+            assert is_a_wall(file) == (digest in approved), run_at
+
+        host.run(gated([pictures[1]], 1000))
+        (case,) = waiting(host, "gate1000")
+        assert send(host, f"{REVIEW}/{case['id']}", {"approved": True})[0] == 200
+        assert len(list(host.output_dir.glob("gate1000_*.png"))) == 1
