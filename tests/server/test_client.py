@@ -19,6 +19,7 @@ from krea import VERSION, disclosure
 from krea_client import AsyncKreaClient, KreaClient, Request, delivery, job
 from krea_client.errors import InvalidRequest, JobInterrupted, TimeLimit
 from krea_client.events import Finished, Preview, Progress, Queued, Started
+from krea_client.graph import build, slots
 from tests.server.small_jobs import PLAIN, pixels, runs, saved, small
 
 LONG = small(seed=90, num_images=4, num_inference_steps=50, true_cfg_scale=2)  # longer than any test waits
@@ -83,16 +84,15 @@ def test_the_picture_is_that_of_the_shipped_workflow(server, client, small_graph
 
 
 @pytest.mark.parametrize("name", ["text_to_image", "style_mix"])
-def test_what_the_client_leaves_out_the_workflow_leaves_at_its_default(server, small_graph, name):
-    from krea_client.graph import build, slots
-
+def test_what_the_client_leaves_out_the_workflow_leaves_at_its_default(server, root, name):
     references = ["a@1", "b@0.7", "c@0.4"] if name == "style_mix" else []
     request = Request(prompt="x", seed=1, style_references=references)
     given = {}
     for node in build(request, dict.fromkeys(slots(request), "x"), dict.fromkeys(request.images, "x"), "p").values():
         given.setdefault(node["class_type"], set()).update(node["inputs"])
     info = server.object_info()
-    for node in small_graph(name).values():
+    workflow = json.loads((root / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in workflow.values():
         inputs = info[node["class_type"]]["input"]
         offered = inputs.get("required", {}) | inputs.get("optional", {})
         for key in node["inputs"].keys() - given[node["class_type"]]:

@@ -145,9 +145,8 @@ def test_a_slow_line_behind_a_prefix_is_only_slow(server, tmp_path):
     with Proxy(server.url, rule, prefix="/gpu/comfy") as proxy, KreaClient(proxy.url + "/") as client:
         events = list(client.events(small(seed=210), tmp_path))
     assert events[-1].result.server.url == proxy.url
-    assert sum(isinstance(event, Progress) for event in events) == 15 and not any(
-        isinstance(event, Notice) for event in events
-    )
+    assert not any(isinstance(event, Notice) for event in events)
+    assert [event.step for event in events if isinstance(event, Progress)][-1] == 15, "ComfyUI leaves out quick steps"
 
 
 def test_a_server_that_is_away_for_some_seconds_is_waited_for(server, tmp_path):
