@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from ..krea.filters.decision import JudgeError
+from ..krea.filters.packed_prompts import layout, shared_beginning
 
 _HASHED = 64  # values of each tensor
+_PICTURE = -1  # no word's token
 
 
 class ClipLanguageModel:
@@ -55,24 +57,40 @@ class ClipLanguageModel:
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
+        # What Qwen3VLClipModel.generate in comfy/text_encoders/qwen3vl.py does for its first word, for all at once.
         shown = [] if picture is None else [torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]]
-        # One by one: ComfyUI's positions and visual features are those of one sequence.
-        return torch.cat([self._next_word(prompt, shown) for prompt in prompts])
-
-    def _next_word(self, prompt: str, pictures: list[torch.Tensor]) -> torch.Tensor:
-        """(1, vocabulary). What Qwen3VLClipModel.generate in comfy/text_encoders/qwen3vl.py does for its first word."""
-        tokens = self._clip.tokenize(prompt, images=pictures)
-        (row,) = next(iter(tokens.values()))
-        ids = [word for word, *_ in row]
-        if sum(isinstance(word, dict) for word in ids) != len(pictures):
-            raise JudgeError(f"ComfyUI's tokenizer for {self.name} does not take the picture in. Choose another CLIP")
-        device = self._clip.load_model(tokens).load_device
+        words = [self._tokens(prompt, shown) for prompt in prompts]
+        beginning = shared_beginning([[_PICTURE if isinstance(word, dict) else word for word in one] for one in words])
+        rests = [one[beginning:] for one in words]
+        device, network = self._clip.load_model().load_device, self._encoder.transformer
         with comfy.model_management.cuda_device_context(device):
-            embeds, _, _, info = self._encoder.process_tokens([ids], device)
+            embeds, _, _, info = self._encoder.process_tokens([words[0][:beginning] + sum(rests, [])], device)
             if comfy.model_management.should_use_bf16(device):
                 embeds = embeds.bfloat16()
-            hidden = self._encoder.transformer(None, embeds=embeds, embeds_info=info)[0]
-            return self._encoder.transformer.logits(hidden)[:, -1]
+            start = embeds.shape[1] - sum(map(len, rests))  # of the rests; a picture is many words here
+            read = layout(start, [len(rest) for rest in rests], device)
+            positions, visual, deepstack = network.build_image_inputs(embeds, info)
+            if positions is None:
+                positions = read.positions[None]
+            else:  # (3, S): what follows on a picture goes on from its longer side
+                positions[:, start:] = positions[:, start - 1 : start] + 1 + read.positions[start:] - start
+            hidden, *_ = network(
+                None,
+                attention_mask=read.sees[None],
+                embeds=embeds,
+                position_ids=positions,
+                visual_pos_masks=visual,
+                deepstack_embeds=deepstack,
+            )
+            return network.logits(hidden[0, read.ends, None])[:, -1]
+
+    def _tokens(self, prompt: str, pictures: list[torch.Tensor]) -> list:
+        """The tokens of a prompt, a dict in the place of a picture."""
+        (row,) = next(iter(self._clip.tokenize(prompt, images=pictures).values()))
+        words = [word for word, *_ in row]
+        if sum(isinstance(word, dict) for word in words) != len(pictures):
+            raise JudgeError(f"ComfyUI's tokenizer for {self.name} does not take the picture in. Choose another CLIP")
+        return words
 
 
 def _version(model: torch.nn.Module) -> str:

@@ -18,7 +18,8 @@ from ..krea.filters import image_judges, ocr_judge, text_rules
 from ..krea.filters.content_filter import ContentFilter, Outcome
 from ..krea.filters.decision import Decision, Thresholds
 from ..krea.filters.image_judges import OPEN_NSFW_THRESHOLDS, VIT_NSFW_THRESHOLDS
-from ..krea.filters.language_judge import TransformersModel, image_judge, text_judge
+from ..krea.filters.language_judge import image_judge, text_judge
+from ..krea.filters.transformers_model import TransformersModel
 from . import desk, node_text
 from .clip_language_model import ClipLanguageModel
 from .gate import CANCEL, Form, gate, metadata_of, report, verdicts

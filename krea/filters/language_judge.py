@@ -4,17 +4,13 @@ The model writes nothing. One forward pass gives the logits of its next word, an
 score. Before it judges it must give the right answers to cases that are known.
 """
 
-import hashlib
-import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
 from .decision import Answer, Judge, JudgeError, Thresholds
 from .image_judges import prepare, reduced
@@ -188,101 +184,3 @@ class LanguageJudge:
 
 def _by_name(questions: Sequence[Question], probabilities: torch.Tensor) -> dict[str, float]:
     return dict(zip((question.name for question in questions), probabilities.tolist(), strict=True))
-
-
-class TransformersModel:
-    """A vision-language model in a folder, run by Hugging Face transformers (4.53 or later), such as Pixtral 12B.
-
-    It is loaded when it is first asked, from the folder alone, with the precision of its files, and no code from the
-    folder is run. Methods as in LanguageModel; they raise JudgeError where it cannot be loaded.
-
-    Args:
-        place: called with the network before it runs, to bring it to the device where it shall run, such as through
-            ComfyUI's memory management; without it that is the CPU.
-    """
-
-    def __init__(self, folder: str | os.PathLike, place: Callable[[torch.nn.Module], None] | None = None):
-        self.folder = Path(folder)
-        self.name = self.folder.name
-        self.version = _folder_version(self.folder)
-        self._place = place
-
-    def control_tokens(self) -> Collection[str]:
-        tokenizer = self.processor.tokenizer
-        return {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
-
-    def one_token_ids(self, words: Iterable[str]) -> set[int]:
-        tokenizer = self.processor.tokenizer
-        # One word at a time: what a list of words gives is not the same in transformers 4 and 5.
-        encoded = [tokenizer.encode(word, add_special_tokens=False) for word in words]
-        return {ids[0] for ids in encoded if len(ids) == 1} - {tokenizer.unk_token_id}
-
-    def render(self, message: str, with_picture: bool) -> str:
-        # Some templates of Pixtral read "text" and some "content"; where the key is missing they drop the question.
-        content = [{"type": "text", "text": message, "content": message}]
-        if with_picture:
-            content.insert(0, {"type": "image"})
-        chat = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-
-    @torch.no_grad()
-    def logits(self, prompts: Sequence[str], picture: Image.Image | None = None) -> torch.Tensor:
-        network, begin = self.network, self.processor.tokenizer.bos_token
-        if self._place is not None:
-            self._place(network)
-        inputs = self.processor(
-            text=list(prompts),
-            images=None if picture is None else [picture] * len(prompts),
-            padding=True,
-            add_special_tokens=not (begin and prompts[0].startswith(begin)),
-            return_tensors="pt",
-        ).to(network.device, network.dtype)
-        return network(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
-
-    @cached_property
-    def processor(self):
-        """Its tokenizer and preprocessing of pictures."""
-        processor = self._load(lambda transformers: transformers.AutoProcessor)
-        processor.tokenizer.padding_side = "left"  # the answer follows the last token of every prompt of a batch
-        return processor
-
-    @cached_property
-    def network(self) -> torch.nn.Module:
-        """Its weights, on the CPU."""
-        # "torch_dtype" is what both transformers 4.53 and 5 know.
-        return self._load(
-            lambda transformers: transformers.AutoModelForImageTextToText, torch_dtype="auto", use_safetensors=True
-        ).eval()
-
-    def _load(self, auto_class: Callable, **options):
-        try:
-            import transformers
-        except ImportError as error:
-            raise JudgeError(
-                f'Found no usable transformers ({error}). Install the extra "language" into ComfyUI\'s Python: pip '
-                "install transformers torchvision."
-            ) from error
-        try:
-            if not (self.folder / "config.json").is_file():
-                raise OSError("config.json is missing.")
-            return auto_class(transformers).from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False, **options
-            )
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            raise JudgeError(
-                f"In the folder {self.name}: {error} Expected a vision-language model for transformers with its "
-                "config.json, processor, tokenizer, chat template and safetensors files, such as all files of "
-                "https://huggingface.co/mistral-community/pixtral-12b (25.4 GB)."
-            ) from error
-
-
-def _folder_version(folder: Path) -> str:
-    """A SHA-256 that stands for the model: of each file's name, size and first megabyte, since all of it is 25 GB."""
-    digest = hashlib.sha256()
-    try:
-        for path in sorted(path for path in folder.iterdir() if path.is_file()):
-            with open(path, "rb") as file:
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
-    except OSError:
-        return "missing"
-    return f"sha256-start:{digest.hexdigest()}"

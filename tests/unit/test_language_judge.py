@@ -14,11 +14,11 @@ from krea.filters.language_judge import (
     NO,
     YES,
     LanguageJudge,
-    TransformersModel,
     image_judge,
     text_judge,
 )
 from krea.filters.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS, VERSION, without_control_tokens
+from krea.filters.transformers_model import TransformersModel
 
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
