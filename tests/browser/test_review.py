@@ -43,7 +43,7 @@ def test_a_picture_is_shown_with_its_reasons_and_approved(page, server, held):
     prefix = held(1)
     tab = open_tab(page)
     card = tab.locator("article")
-    assert "Open NSFW finds sexual content: 0.22" in card.inner_text()
+    assert "Open NSFW finds sexual content (the whole picture): 0.22" in card.inner_text()
     page.wait_for_function(f"() => document.querySelector('{TAB} img').naturalWidth === 96")
     frontend.screenshot(page, "review")
     tab.locator("[name=reviewer]").fill("Ann")
