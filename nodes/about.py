@@ -15,5 +15,5 @@ def add_routes() -> None:
         server.routes.get(PATH)(_about)
 
 
-async def _about(_: web.Request) -> web.Response:
+async def _about(request: web.Request) -> web.Response:
     return web.json_response({"name": "flux-krea", "version": VERSION})

@@ -27,7 +27,7 @@ class ClipLanguageModel:
 
     def __init__(self, clip: comfy.sd.CLIP):
         whole, self.name = clip.cond_stage_model, getattr(clip.tokenizer, "clip_name", "unknown")
-        self._encoder = getattr(whole, getattr(whole, "clip", ""), None)
+        self._encoder = dict(whole.named_children()).get(getattr(whole, "clip", ""))
         if not hasattr(getattr(self._encoder, "transformer", None), "build_image_inputs"):
             raise ValueError(
                 f"language_clip is a text encoder of the kind {self.name}, which cannot look at pictures and answer. "
@@ -39,7 +39,7 @@ class ClipLanguageModel:
                 "language_clip is changed by a LoRA, so nobody knows what it answers. Wire it as Load CLIP gives it."
             )
         self._clip = clip
-        self._words = getattr(clip.tokenizer, clip.tokenizer.clip).tokenizer
+        self._words = vars(clip.tokenizer)[clip.tokenizer.clip].tokenizer
         self.version = _version(whole)
 
     def control_tokens(self) -> Collection[str]:
