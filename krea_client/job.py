@@ -156,7 +156,8 @@ class Job:
         self._own, self._started = True, False
         if self._look_first:
             return await self._only_one(answer["number"])
-        return await self._place() or Place()
+        running, pending = await self._queue()
+        return Place(sum(item[0] < answer["number"] for item in running + pending))
 
     async def _only_one(self, number: float) -> Place:
         """Takes our copy of the job back when another client handed the same one over before us."""
