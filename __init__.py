@@ -4,7 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .nodes import about, review
 from .nodes.aspect_ratio_latent import FluxKreaAspectRatioLatent
-from .nodes.content_filter import FluxKreaContentFilter, FluxKreaContentFilterLoader, FluxKreaPromptFilter
+from .nodes.content_filter import FluxKreaContentFilter, FluxKreaPromptFilter
+from .nodes.content_filter_loader import FluxKreaContentFilterLoader
 from .nodes.model_loader import FluxKreaModelLoader
 from .nodes.prompt import FluxKreaPrompt
 from .nodes.sampler import FluxKreaSampler

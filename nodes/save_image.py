@@ -13,7 +13,7 @@ from ..krea import VERSION, files
 from ..krea.filters.content_filter import ContentFilter
 from ..krea.picture_file import DISCLOSURES, SUFFIXES
 from . import desk, node_text
-from .content_filter import KreaFilter
+from .content_filter_loader import KreaFilter
 from .gate import DISCLOSED, Form, Judged, gate, metadata_of, report, verdicts
 
 
