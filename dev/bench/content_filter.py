@@ -113,19 +113,16 @@ def _language(folder: Path) -> dict[str, tuple[Check, Check]]:
 
 
 def _graph(seed: int, gate: bool) -> Graph:
+    """The shipped workflow with its gate, which passes everything; or with ComfyUI's Save Image in the gate's place."""
     graph = small_model.workflow("text_to_image")
-    for name, node in graph.items():
+    for node in graph.values():
         if node["class_type"] == "FluxKreaAspectRatioLatent":
             node["inputs"] |= {"aspect_ratio": "1:1", "resolution": "1K"}
         if node["class_type"] == "FluxKreaSampler":
             node["inputs"] |= {"seed": seed}
-        if node["class_type"] == "SaveImage":
-            save = name
-    if gate:
-        graph["filter"] = {
-            "class_type": "FluxKreaContentFilterLoader",
-            "inputs": {"open_nsfw_review": 1.0, "open_nsfw_block": 1.0},
-        }
-        images = graph[save]["inputs"]["images"]
-        graph[save] = {"class_type": "FluxKreaSaveImage", "inputs": {"filter": ["filter", 0], "images": images}}
+        if node["class_type"] == "FluxKreaContentFilterLoader":
+            node["inputs"] |= {"open_nsfw_review": 1.0, "open_nsfw_block": 1.0}
+        if node["class_type"] == "FluxKreaSaveImage" and not gate:
+            kept = {name: node["inputs"][name] for name in ("images", "filename_prefix")}
+            node |= {"class_type": "SaveImage", "inputs": kept}
     return graph
