@@ -5,8 +5,10 @@ must not exist, so of two reviewers only the first decides; what follows from it
 up again after a kill at any moment.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -16,12 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import files
 
+_Record = TypeVar("_Record")
 _ID = re.compile(r"[0-9a-f]{32}")
 _PARTIAL = ".partial-"
+_DECIDED = ".decided-"
 _ABANDONED_S = 3600  # a folder that was not renamed for so long belongs to a process that was killed
 
 
@@ -77,9 +81,15 @@ class Quarantine:
         return case
 
     def waiting(self) -> list[Case]:
-        """The cases without a ruling, the oldest first."""
-        cases = [self._case(case_id) for case_id in self._ids() if not self._ruling_file(case_id).exists()]
-        return sorted(filter(None, cases), key=lambda case: case.held)
+        """The cases without a ruling, the oldest first. One whose record is damaged is logged and stays where it is."""
+        cases = []
+        for case_id in self._ids():
+            try:
+                if not self._ruled(case_id) and (case := self._case(case_id)):
+                    cases.append(case)
+            except ValueError as error:
+                logging.warning("%s", error)
+        return sorted(cases, key=lambda case: case.held)
 
     def picture(self, case_id: str) -> tuple[Case, bytes]:
         """A waiting picture's case and bytes.
@@ -107,19 +117,28 @@ class Quarantine:
             raise NotWaitingError(case_id) from None
         return self._settle(case, ruling)
 
-    def resume(self) -> None:
-        """Settle what was decided when the process was killed."""
+    def resume(self) -> list[Exception]:
+        """Settle what was decided when the process was killed; what could not be settled, for whatever reason."""
+        self._remove_abandoned()
+        failed = []
         for case_id in self._ids():
-            if self._ruling_file(case_id).exists() and (case := self._case(case_id)):
-                self._settle(case, Ruling(**json.loads(self._ruling_file(case_id).read_bytes())))
+            ruling = self._ruling_file(case_id)
+            try:
+                if self._ruled(case_id):
+                    if case := self._case(case_id):
+                        self._settle(case, _read(Ruling, ruling))
+                else:  # a name that was claimed and never filled, on a file system without links
+                    ruling.unlink(missing_ok=True)
+            except Exception as error:  # one case shall not hold up the others, nor ComfyUI's start
+                failed.append(error)
+        return failed
 
     def _settle(self, case: Case, ruling: Ruling) -> Ruling:
         self._record(case, ruling)
         if ruling.approved:
             ruling = self._release(case, ruling)
-        removed = self.folder / (_PARTIAL + case.id)
-        os.rename(self.folder / case.id, removed)
-        shutil.rmtree(removed)
+        os.rename(self.folder / case.id, self.folder / (_DECIDED + case.id))
+        self._remove_abandoned()
         return ruling
 
     def _release(self, case: Case, ruling: Ruling) -> Ruling:
@@ -140,26 +159,33 @@ class Quarantine:
 
     def _waiting(self, case_id: str) -> Case:
         case = self._case(case_id) if _ID.fullmatch(case_id) else None
-        if case is None or self._ruling_file(case_id).exists():
+        if case is None or self._ruled(case_id):
             raise NotWaitingError(case_id)
         return case
 
     def _case(self, case_id: str) -> Case | None:
         try:
-            return Case(**json.loads((self.folder / case_id / "case.json").read_bytes()))
+            return _read(Case, self.folder / case_id / "case.json")
         except FileNotFoundError:
             return None
 
     def _ids(self) -> list[str]:
         return [name for name in os.listdir(self.folder) if _ID.fullmatch(name)] if self.folder.exists() else []
 
+    def _ruled(self, case_id: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self._ruling_file(case_id).stat().st_size > 0
+        return False
+
     def _ruling_file(self, case_id: str) -> Path:
         return self.folder / case_id / "ruling.json"
 
     def _remove_abandoned(self) -> None:
-        for folder in self.folder.glob(_PARTIAL + "*"):
-            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove what was decided, and what a process that was killed had not yet made whole."""
+        for folder in [*self.folder.glob(_DECIDED + "*"), *self.folder.glob(_PARTIAL + "*")]:
+            with contextlib.suppress(FileNotFoundError):  # another process removes it, too, or has made it whole
+                if folder.name.startswith(_DECIDED) or time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(folder)
 
 
 def _now() -> str:
@@ -168,3 +194,13 @@ def _now() -> str:
 
 def _encoded(ruling: Ruling) -> bytes:
     return json.dumps(asdict(ruling)).encode()
+
+
+def _read(kind: type[_Record], path: Path) -> _Record:
+    try:
+        return kind(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). If a newer version of Flux Krea wrote it, update this one; else look at "
+            "the folder by hand."
+        ) from error

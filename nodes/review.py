@@ -28,10 +28,8 @@ def add_routes() -> None:
     server = getattr(PromptServer, "instance", None)  # absent where the pack is loaded without a server
     if server is None:
         return
-    try:
-        desk.quarantine().resume()
-    except (OSError, ValueError):  # ValueError: a damaged record or ruling
-        logging.exception("Krea Review: %s", _NOT_CARRIED_OUT)
+    for error in desk.quarantine().resume():
+        logging.error("Krea Review: %s (%s)", _NOT_CARRIED_OUT, error, exc_info=error)
     server.routes.get(PATH)(_list)
     server.routes.get(PATH + "/{id}/picture")(_picture)
     server.routes.post(PATH + "/{id}")(_rule)
@@ -61,7 +59,7 @@ async def _rule(request: web.Request) -> web.Response:
         )
     except NotWaitingError:
         raise _not_waiting() from None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever it is: the decision is kept, and the reviewer is told
         logging.exception("Krea Review: %s", _NOT_CARRIED_OUT)
         raise _refused(web.HTTPInternalServerError, f"{_NOT_CARRIED_OUT} ({error})") from error
     return web.json_response({"approved": ruling.approved, "released": ruling.released}, headers=_PRIVATE)

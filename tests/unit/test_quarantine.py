@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from krea import files
+from krea import files, quarantine
 from krea.quarantine import NotWaitingError, Quarantine
 
 FACTS = {"prefix": "Krea", "reasons": ["Open NSFW finds sexual content: 0.500, review from 0.2."]}
@@ -167,3 +167,61 @@ def test_nothing_is_lost_or_released_twice_when_the_process_is_killed(tmp_path):
         assert held <= {*waiting, *found}
         for case in studio.quarantine.waiting():
             assert studio.quarantine.picture(case.id)[1] == b"%d" % case.facts["number"] * 4000
+
+
+def test_one_case_that_cannot_be_settled_holds_up_no_other(studio, tmp_path, monkeypatch):
+    bad, good = (studio.quarantine.hold(name, ".png", FACTS) for name in (b"bad", b"good"))
+    monkeypatch.setattr(files, "create", dying_after(files.create, 1))
+    for case in (bad, good):
+        with pytest.raises(RuntimeError):
+            studio.quarantine.rule(case.id, True, "Ana", "")
+        monkeypatch.setattr(files, "create", dying_after(CREATE, 1))
+    monkeypatch.undo()
+    (studio.quarantine.folder / bad.id / "picture.png").unlink()
+    again = Studio(tmp_path)
+    [failure] = again.quarantine.resume()
+    assert isinstance(failure, FileNotFoundError)
+    assert again.released() == [b"good"] and again.quarantine.waiting() == []
+
+
+def test_a_damaged_record_hides_no_other_case(studio, caplog):
+    bad, good = (studio.quarantine.hold(name, ".png", FACTS) for name in (b"bad", b"good"))
+    (studio.quarantine.folder / bad.id / "case.json").write_text("")
+    assert studio.quarantine.waiting() == [good]
+    assert bad.id in caplog.text and "cannot be read" in caplog.text
+
+
+def test_a_decision_that_was_claimed_and_never_written_is_none(studio):
+    case = studio.quarantine.hold(b"a", ".png", FACTS)
+    (studio.quarantine.folder / case.id / "ruling.json").touch()
+    assert studio.quarantine.waiting() == [case]
+    assert studio.quarantine.resume() == []
+    studio.quarantine.rule(case.id, True, "Ana", "")
+    assert studio.released() == [b"a"]
+
+
+def test_a_rejected_picture_is_gone_after_a_kill_too(studio, tmp_path, monkeypatch):
+    case = studio.quarantine.hold(b"a", ".png", FACTS)
+    with monkeypatch.context() as killed:
+        killed.setattr(quarantine.shutil, "rmtree", dying_after(quarantine.shutil.rmtree, 0))
+        with pytest.raises(RuntimeError):
+            studio.quarantine.rule(case.id, False, "Ana", "")
+    assert list(tmp_path.rglob("picture.png")), "the kill came before the removal"
+    Studio(tmp_path).quarantine.resume()
+    assert not list(tmp_path.rglob("picture.png"))
+
+
+CREATE = files.create
+
+
+def dying_after(function, calls: int):
+    """The function, which does its work so often and then raises, as a kill would end it."""
+    left = [calls]
+
+    def dying(*arguments, **settings):
+        if not left[0]:
+            raise RuntimeError("killed")
+        left[0] -= 1
+        return function(*arguments, **settings)
+
+    return dying
