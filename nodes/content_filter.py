@@ -1,6 +1,7 @@
 """The content filter in the graph: the gate before the sampler, and the gate behind it."""
 
 import json
+import logging
 
 import torch
 from comfy_api.latest import io
@@ -10,7 +11,7 @@ from ..krea.filters.content_filter import ContentFilter
 from ..krea.filters.decision import Decision
 from . import desk, node_text
 from .content_filter_loader import KreaFilter
-from .gate import CANCEL, Form, gate, metadata_of, report, verdicts
+from .gate import CANCEL, Form, gate, report, verdicts
 
 
 class FluxKreaPromptFilter(io.ComfyNode):
@@ -61,8 +62,14 @@ class FluxKreaPromptFilter(io.ComfyNode):
     @classmethod
     def execute(cls, filter: ContentFilter, prompt: str, negative_prompt: str = "") -> io.NodeOutput:
         verdict = filter.judge_prompt([prompt], CANCEL)
-        key = desk.audit_log().prompt_key(prompt)
-        desk.record("prompt", verdict, prompt=key)
+        try:
+            key = desk.audit_log().prompt_key(prompt)
+            desk.record("prompt", verdict, prompt=key)
+        except (OSError, ValueError) as error:
+            # Raised, ComfyUI would send the prompt along with the error.
+            text = f"The prompt goes no further, since what was found cannot be recorded: {error}"
+            logging.error("Krea Prompt Filter: %s", text)
+            return io.NodeOutput(*[ExecutionBlocker(text)] * 3, ui={"text": [text]})
         if verdict.decision is Decision.PASS:
             text = "The prompt passes the content filter."
         elif verdict.decision is Decision.REVIEW:
@@ -100,7 +107,9 @@ class FluxKreaContentFilter(io.ComfyNode):
                     "filename_prefix",
                     optional=True,
                     default="Krea",
-                    tooltip="The name that a picture held for review gets in the output folder once it is approved.",
+                    tooltip="The name that a picture held for review gets in the output folder once it is approved. It "
+                    "then is a PNG marked as made by AI, without prompt and workflow; Krea Save holds pictures in the "
+                    "form that it would have saved.",
                 ),
             ],
             outputs=[
@@ -112,12 +121,12 @@ class FluxKreaContentFilter(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What became of each picture, in words."),
                 io.String.Output(display_name="verdicts", tooltip="The verdict about each picture, as JSON."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, filter: ContentFilter, images: torch.Tensor, filename_prefix: str = "Krea") -> io.NodeOutput:
-        results = gate(filter, images, Form(filename_prefix, metadata_of(cls.hidden)))
+        results = gate(filter, images, Form(filename_prefix, metadata={}))
         text, found = report(results), verdicts(results)
         node_text.show(text, cls.hidden.unique_id)
         shown = [one.picture for one in results if one.picture is not None]

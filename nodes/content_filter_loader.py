@@ -19,12 +19,14 @@ from ..krea.filters.decision import Thresholds
 from ..krea.filters.image_judges import OPEN_NSFW_THRESHOLDS, VIT_NSFW_THRESHOLDS
 from ..krea.filters.language_judge import image_judge, text_judge
 from ..krea.filters.transformers_model import TransformersModel
+from . import model_files
 from .clip_language_model import ClipLanguageModel
 
 KreaFilter = io.Custom("KREA_FILTER")
 FOLDER = "content_filters"  # below ComfyUI's models folder
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 NO_FOLDER = "none"
+HIGHEST = 0.9  # threshold; with one that no score reaches, a graph would claim a filter that it has not
 _FLAGGED = [outcome.value for outcome in (Outcome.HOLD, Outcome.BLUR, Outcome.BLOCK)]
 
 
@@ -122,6 +124,13 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, vit_nsfw: str = NO_FOLDER, language_model: str = NO_FOLDER, **_) -> str:
+        folders = [_path(name) for name in (vit_nsfw, language_model) if name != NO_FOLDER]
+        return model_files.fingerprints(
+            os.path.join(folder, name) for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)
+        )
+
+    @classmethod
     def execute(
         cls,
         open_nsfw: bool = True,
@@ -147,8 +156,6 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
             pictures.append(
                 image_judges.vit_nsfw(_path(vit_nsfw), edges, device, place=_placing(), operations=operations)
             )
-        if written_words:
-            pictures.append(ocr_judge.written_words())
         prompts = [text_rules.word_lists()] if word_lists else []
         models = [] if language_clip is None else [ClipLanguageModel(language_clip)]
         if language_model != NO_FOLDER:
@@ -156,6 +163,9 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
         for model in models:
             prompts.append(text_judge(model))
             pictures.append(image_judge(model))
+        # Words alone are no judgement of a picture: without a judge that looks at it, it waits for a person.
+        if written_words and pictures:
+            pictures.append(ocr_judge.written_words())
         return io.NodeOutput(ContentFilter(tuple(prompts), tuple(pictures), Outcome(on_review), Outcome(on_block)))
 
 
@@ -167,7 +177,7 @@ def _thresholds(prefix: str, name: str, defaults: Thresholds) -> list[io.Float.I
             optional=True,
             default=default,
             min=0.0,
-            max=1.0,
+            max=HIGHEST,
             step=0.01,
             advanced=True,
             tooltip=f"The score from which on {name} sends a picture to the {band} band. Lower is stricter, 0 is every "
@@ -178,6 +188,11 @@ def _thresholds(prefix: str, name: str, defaults: Thresholds) -> list[io.Float.I
 
 
 def _checked(name: str, review: float, block: float) -> Thresholds:
+    if max(review, block) > HIGHEST:  # by a wire: ComfyUI holds only what is typed to the widget's range
+        raise ValueError(
+            f"{name} would review from {review:g} and block from {block:g} on. Expected at most {HIGHEST:g}: above, it "
+            "would hardly be a filter."
+        )
     if review > block:
         raise ValueError(
             f"{name} would block from {block:g} on and review only from {review:g}. Set review to at most block."
@@ -217,6 +232,7 @@ def _placing() -> Callable[[torch.nn.Module], None]:
     @functools.cache
     def patcher(network: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
         device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        return comfy.model_patcher.ModelPatcher(network, device, offload)
+        # In a module of ours: ModelPatcher sets attributes that the models of transformers keep for themselves.
+        return comfy.model_patcher.ModelPatcher(torch.nn.ModuleDict({"network": network}), device, offload)
 
     return lambda network: comfy.model_management.load_model_gpu(patcher(network))

@@ -59,6 +59,14 @@ def described(verdict: Verdict) -> dict[str, Any]:
     return {"decision": verdict.decision.name.lower(), "reasons": verdict.reasons, "findings": findings}
 
 
+def check_prefix(prefix: str) -> None:
+    """Raises ValueError for the beginning of a file's name that leads out of the output folder."""
+    output = os.path.abspath(folder_paths.get_output_directory())
+    path = os.path.abspath(os.path.join(output, os.path.normpath(prefix)))
+    if os.path.commonpath([output, os.path.dirname(path)]) != output:
+        raise ValueError(f"The filename prefix {prefix!r} leads out of the output folder. Choose one inside of it.")
+
+
 def free_path(prefix: str, suffix: str, width: int, height: int) -> Path:
     """A path in the output folder that no file has, named as ComfyUI's Save Image names."""
     folder, name, counter, _, _ = folder_paths.get_save_image_path(

@@ -21,7 +21,8 @@ from . import desk
 
 CANCEL = (comfy.model_management.InterruptProcessingException,)
 DISCLOSED = Disclosure(DigitalSourceType.GENERATED, "Flux Krea", VERSION)
-_BLURRED_SIDE = 12  # cells along the shorter side: colours, no forms
+_BLURRED_SIDE = 12  # cells along the shorter side at most: colours, no forms
+_SMALLEST_CELL = 4  # px
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ def gate(content_filter: ContentFilter, images: torch.Tensor, form: Form) -> lis
     """Judge pictures (B, H, W, C) in 0..1; a held one waits for review in the form in which it would be saved.
 
     Raises:
-        ValueError: there is no picture.
+        ValueError: there is no picture, or its file would lie outside of the output folder.
     """
+    desk.check_prefix(form.prefix)
     if not images.numel():
         raise ValueError(f"There is no picture to judge: the batch is {tuple(images.shape)}. Wire decoded pictures.")
     return [
@@ -104,7 +106,7 @@ def _settled(content_filter: ContentFilter, picture: torch.Tensor, verdict: Verd
 def blurred(picture: torch.Tensor) -> torch.Tensor:
     """A picture (H, W, C) of which only patches of colour are left."""
     height, width, _ = picture.shape
-    cell = max(1, min(height, width) // _BLURRED_SIDE)
+    cell = max(_SMALLEST_CELL, min(height, width) // _BLURRED_SIDE)
     planes = torch.nan_to_num(picture, posinf=1, neginf=0).movedim(-1, 0)[None]
     cells = F.adaptive_avg_pool2d(planes, (max(1, height // cell), max(1, width // cell)))
     return F.interpolate(cells, (height, width), mode="bilinear")[0].movedim(0, -1)

@@ -4,6 +4,8 @@ What was not judged is never passed: an error, a missing model, a score that is 
 mean review by a person.
 """
 
+import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -66,6 +68,12 @@ class Finding:
 def not_reviewed(reason: str) -> Finding:
     """What stands for a judge where there is none: review, for this reason."""
     return Finding("none", "", Thresholds(0, 1), "", None, Decision.REVIEW, f"Not reviewed: {reason}.")
+
+
+def same_version(chosen: str, loaded: str) -> None:
+    """Raises JudgeError when a judge's files are not those that were there when it was chosen."""
+    if chosen != loaded:
+        raise JudgeError("its files have changed since it was chosen. Run the graph again")
 
 
 NO_JUDGE = not_reviewed("the filter has no judge for it")
@@ -148,8 +156,12 @@ def _findings(one: Judge, things: Sequence, cancel: tuple[type[Exception], ...])
     except Exception as error:
         if len(things) > 1:  # what is wrong with one shall not hold up the others
             return [_findings(one, things[place : place + 1], cancel)[0] for place in range(len(things))]
-        # Any other message may hold the prompt, which must not reach the audit record.
-        return [one.not_judged(str(error) if isinstance(error, JudgeError) else type(error).__name__)]
+        if isinstance(error, JudgeError):
+            return [one.not_judged(str(error))]
+        # Its message may hold the prompt, which must reach neither the log nor the audit record; its place does not.
+        place = "".join(traceback.format_tb(error.__traceback__))
+        logging.warning("%s could not judge: %s\n%s", one.name, type(error).__name__, place)
+        return [one.not_judged(type(error).__name__)]
     return [one.finding(about_one) for about_one in answers]
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..model_file.header import ModelFileError
-from .decision import Answer, Judge, JudgeError, Thresholds
+from .decision import Answer, Judge, JudgeError, Thresholds, same_version
 from .vit import WEIGHTS, VisionTransformer, load_vit
 
 MIN_TILE = 224  # px; the classifier would see a smaller one enlarged
@@ -73,10 +73,14 @@ def vit_nsfw(
         operations: where the network's layers come from; see load_vit.
     """
 
+    version = _file_version(Path(folder) / WEIGHTS)
+
     @cache
     def network() -> VisionTransformer:
         try:
-            return load_vit(folder, "nsfw", device, dtype, operations)
+            loaded = load_vit(folder, "nsfw", device, dtype, operations)
+            same_version(version, _file_version(Path(folder) / WEIGHTS))
+            return loaded
         except ModelFileError as error:
             raise JudgeError(f"In the folder {Path(folder).name}: {error} {VIT_NSFW_FILES}") from error
 
@@ -91,7 +95,7 @@ def vit_nsfw(
             of_tiles(thresholds),
         )
 
-    return Judge("Falconsai NSFW", _file_version(Path(folder) / WEIGHTS), thresholds, ask, "sexual content")
+    return Judge("Falconsai NSFW", version, thresholds, ask, "sexual content")
 
 
 def prepare(images: torch.Tensor) -> list[torch.Tensor]:
