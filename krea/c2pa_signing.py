@@ -122,7 +122,7 @@ def check(data: bytes) -> Checked:
         ):
             state, manifest = reader.get_validation_state(), reader.get_active_manifest()
             statuses = json.loads(reader.json()).get("validation_status", [])
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise SigningError(f"This is no picture that can be read ({error}).") from error
     except c2pa.C2paError as error:
         raise SigningError(f"Found no content credentials that can be read ({error}).") from error
@@ -130,15 +130,15 @@ def check(data: bytes) -> Checked:
         action
         for assertion in manifest.get("assertions", [])
         if assertion["label"].startswith("c2pa.actions")
-        for action in assertion["data"]["actions"]
+        for action in assertion["data"].get("actions", [])
     ]
-    tool, signature = manifest["claim_generator_info"][0], manifest["signature_info"]
+    tool, signature = (manifest.get("claim_generator_info") or [{}])[0], manifest.get("signature_info", {})
     return Checked(
-        problems=tuple(status["explanation"] for status in statuses if status["code"] != _UNTRUSTED)
+        problems=tuple(status.get("explanation", status["code"]) for status in statuses if status["code"] != _UNTRUSTED)
         or (("c2pa calls it invalid",) if state == "Invalid" else ()),
         trusted=state == "Trusted",
         source_types=tuple(action["digitalSourceType"] for action in actions if "digitalSourceType" in action),
-        tool=f"{tool['name']} {tool.get('version', '')}".strip(),
+        tool=f"{tool.get('name', 'an unnamed tool')} {tool.get('version', '')}".strip(),
         signer=", ".join(filter(None, (signature.get("common_name"), signature.get("issuer")))),
     )
 

@@ -113,7 +113,8 @@ class FluxKreaContentFilterLoader(io.ComfyNode):
                     display_name="words in pictures",
                     default=False,
                     tooltip="Read what is written in pictures (OCR) and judge it by the word lists, which know some "
-                    'trademarks. Install: pip install "rapidocr" "onnxruntime".',
+                    "trademarks; beside a judge that looks at pictures. Install: pip install "
+                    '"rapidocr" "onnxruntime".',
                 ),
             ],
             outputs=[

@@ -121,7 +121,7 @@ def _graph(seed: int, gate: bool) -> Graph:
         if node["class_type"] == "FluxKreaSampler":
             node["inputs"] |= {"seed": seed}
         if node["class_type"] == "FluxKreaContentFilterLoader":
-            node["inputs"] |= {"open_nsfw_review": 1.0, "open_nsfw_block": 1.0}
+            node["inputs"] |= {"open_nsfw_review": 0.9, "open_nsfw_block": 0.9}
         if node["class_type"] == "FluxKreaSaveImage" and not gate:
             kept = {name: node["inputs"][name] for name in ("images", "filename_prefix")}
             node |= {"class_type": "SaveImage", "inputs": kept}
