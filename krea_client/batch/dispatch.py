@@ -77,7 +77,8 @@ class _Batch:
         self._running = 0
         self._shares: dict[str, Share] = {}
         self._up: set[str] = set()
-        self._lost: dict[str, ServerUnreachable] = {}
+        self._lost: dict[str, ServerUnreachable] = {}  # their jobs are free for others
+        self._given_up: set[str] = set()  # of those, who were not ready again when asked; the run does not wait for them
         self._changed, self._over = asyncio.Event(), asyncio.Event()
 
     async def work(self, workers: Sequence[Worker]) -> None:
@@ -108,17 +109,23 @@ class _Batch:
             try:
                 await worker.ready()
             except ServerUnreachable as error:
-                if name not in self._lost:
-                    self._on_event(WorkerNotice(name, f"{name} is lost: {error}"))
-                self._lost[name] = error
+                self._lose(name, error)
+                self._given_up.add(name)
                 self._tell()
                 await asyncio.sleep(PROBE)
                 continue
             if self._lost.pop(name, None):
                 self._on_event(WorkerNotice(name, f"{name} is back."))
+            self._given_up.discard(name)
             self._up.add(name)
             self._tell()
             await _all(self._lane(worker) for _ in range(AHEAD))
+
+    def _lose(self, name: str, error: ServerUnreachable) -> None:
+        self._up.discard(name)
+        if name not in self._lost:
+            self._on_event(WorkerNotice(name, f"{name} is lost: {error}"))
+        self._lost[name] = error
 
     async def _lane(self, worker: Worker) -> None:
         """One job after the other, until the worker is lost."""
@@ -145,7 +152,7 @@ class _Batch:
         except CannotSave:
             raise
         except ServerUnreachable as error:
-            self._up.discard(worker.name)
+            self._lose(worker.name, error)
             task.losses += 1
             if task.losses < LOSSES:
                 self._waiting.insert(0, task)
@@ -195,7 +202,7 @@ class _Batch:
 
     def _tell(self) -> None:
         """Wakes who waits for a job, and ends the run when there is nothing left that could happen."""
-        there = self._shares.keys() - self._lost.keys()
+        there = self._shares.keys() - self._given_up
         if not self._running and not any(self._may(name, task) for name in there for task in self._waiting):
             self._over.set()
         self._changed.set()

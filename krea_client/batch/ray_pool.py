@@ -89,12 +89,23 @@ class RayWorker:
 
     async def ready(self) -> None:
         try:
-            await asyncio.wait_for(self._answer(self._actor.ready.remote()), PLACE_LIMIT + START_LIMIT)
+            await asyncio.wait_for(self._placed(), PLACE_LIMIT + START_LIMIT)
         except asyncio.TimeoutError:
             raise ServerUnreachable(
                 f"Ray has not started {self.name} within {PLACE_LIMIT + START_LIMIT:.0f} s. `ray status` says whether "
                 "a machine of the cluster has what it asks for."
             ) from None
+
+    async def _placed(self) -> None:
+        """Once the actor answers; while Ray starts it again after its process or machine went, it is unavailable."""
+        unavailable = _ray().exceptions.ActorUnavailableError
+        while True:
+            try:
+                return await self._answer(self._actor.ready.remote())
+            except ServerUnreachable as error:
+                if not isinstance(error.__cause__, unavailable):
+                    raise
+            await asyncio.sleep(0.5)
 
     async def make(self, request: Request, job_id: str, folder: Path) -> Result:
         request = await _self_contained(request)
@@ -110,7 +121,7 @@ class RayWorker:
         except ray.exceptions.RayTaskError as error:  # raised by our code over there
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise ServerUnreachable(f"{self.name} is gone: {str(error).splitlines()[0]}") from None
+            raise ServerUnreachable(f"{self.name} is gone: {str(error).splitlines()[0]}") from error
         except asyncio.CancelledError:
             ray.cancel(reference)
             with suppress(ray.exceptions.RayError, KreaError, asyncio.TimeoutError):

@@ -20,6 +20,9 @@ from krea_client import Request, batch
 from krea_client.batch import ray_pool
 from tests.server.test_client_batch import FAST, JOBS, job_file, results
 
+MACHINE = {"num_cpus": 1, "resources": {"comfyui": 1}}  # of a node, as Ray counts
+PLACE = {"resources": {"comfyui": 1}}  # what an actor that starts a ComfyUI asks for
+
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks processes up in /proc")
 
 
@@ -45,8 +48,8 @@ def processes(base):
     return found
 
 
-def run(folder, end, server, **settings):
-    """A batch on the session's server and on one that a worker starts; `end` is called when that has done its share."""
+def run(folder, end, urls, **settings):
+    """A batch on servers and on one that a worker starts; `end` is called when that has done its share."""
     path = job_file(folder, [FAST | {"id": f"job-{number}"} for number in range(JOBS)])
     events = []
 
@@ -54,7 +57,7 @@ def run(folder, end, server, **settings):
     async def both_ready():
         """With the picture in the cache of both, so that neither does the other's share while that paints."""
         comfyui = {"command": command(folder / "comfyui"), "folder": str(comfyui_root())}
-        async with ray_pool.workers([server.url], **comfyui, **settings) as workers:
+        async with ray_pool.workers(urls, **comfyui, **settings) as workers:
             for worker in workers:
                 await worker.ready()
                 warm = Path(tempfile.mkdtemp(dir=folder))
@@ -76,8 +79,12 @@ def check(folder, report):
     assert (
         all(share.jobs >= JOBS // 4 for share in report.workers) and sum(share.jobs for share in report.workers) == JOBS
     )
+    ended(folder / "comfyui")
+
+
+def ended(base):
     deadline = time.monotonic() + 30
-    while processes(folder / "comfyui"):
+    while processes(base):
         assert time.monotonic() < deadline, "a ComfyUI outlives its worker"
         time.sleep(0.1)
 
@@ -88,29 +95,56 @@ def calm(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def cluster(calm):
+    """A Ray cluster of a head, on which nothing that starts a ComfyUI is placed."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
 def test_a_killed_comfyui_is_started_again_by_its_worker(server, tmp_path):
     def end():
         (pid,) = processes(tmp_path / "comfyui")
         os.kill(pid, signal.SIGKILL)
 
-    report, events = run(tmp_path, end, server)
+    report, events = run(tmp_path, end, [server.url])
     check(tmp_path, report)
     assert not [event for event in events if isinstance(event, batch.WorkerNotice)]
 
 
-def test_when_a_machine_goes_the_others_do_its_jobs(server, tmp_path):
+def test_when_a_machine_goes_the_others_do_its_jobs(cluster, server, tmp_path):
     """The started ComfyUI is on a node of its own, which is taken from the cluster."""
-    from ray.cluster_utils import Cluster
+    node = cluster.add_node(**MACHINE)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        node = cluster.add_node(num_cpus=1, resources={"comfyui": 1})
+    def end():
+        take(cluster, node, tmp_path / "comfyui")
 
-        def end():
-            cluster.remove_node(node, allow_graceful=False)
+    report, events = run(tmp_path, end, [server.url], address=cluster.address, options=PLACE)
+    check(tmp_path, report)
+    assert "ray worker 1" in lost(events)
 
-        report, events = run(tmp_path, end, server, address=cluster.address, options={"resources": {"comfyui": 1}})
-        check(tmp_path, report)
-        assert "ray worker 1" in [event.worker for event in events if isinstance(event, batch.WorkerNotice)]
-    finally:
-        cluster.shutdown()
+
+def test_a_worker_whose_machine_goes_is_waited_for_when_it_is_the_only_one(cluster, tmp_path):
+    """Ray starts it again on the machine that is left, with a ComfyUI of its own there."""
+    node = cluster.add_node(**MACHINE)
+
+    def end():
+        cluster.add_node(**MACHINE)
+        take(cluster, node, tmp_path / "comfyui")
+
+    report, events = run(tmp_path, end, [], address=cluster.address, options=PLACE)
+    check(tmp_path, report)
+    assert "ray worker 1" in lost(events)
+
+
+def take(cluster, node, base):
+    """Takes a machine from the cluster; its actor is gone once the ComfyUI there is, before another job gets done."""
+    cluster.remove_node(node, allow_graceful=False)
+    ended(base)
+
+
+def lost(events):
+    return [event.worker for event in events if isinstance(event, batch.WorkerNotice) and "lost" in event.text]
