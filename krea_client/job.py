@@ -126,9 +126,14 @@ class Job:
     async def _socket(self) -> aiohttp.ClientWebSocketResponse | None:
         """The channel of events, or None where it cannot be had; then the server is asked from time to time."""
         try:
-            return await self.connection.events(self._client_id)
+            socket = await self.connection.events(self._client_id)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return None
+        # ComfyUI begins with the length of its queue. What else comes or ends there is seen when the job is watched.
+        with contextlib.suppress(asyncio.TimeoutError, TypeError, ValueError, LookupError):
+            told = await socket.receive_json(timeout=SILENCE)
+            self._ahead = told["data"]["status"]["exec_info"]["queue_remaining"]
+        return socket
 
     async def _first_look(self) -> Place | None:
         place = await self._place()
@@ -156,8 +161,7 @@ class Job:
         self._own, self._started = True, False
         if self._look_first:
             return await self._only_one(answer["number"])
-        running, pending = await self._queue()
-        return Place(sum(item[0] < answer["number"] for item in running + pending))
+        return Place(self._ahead)
 
     async def _only_one(self, number: float) -> Place:
         """Takes our copy of the job back when another client handed the same one over before us."""
