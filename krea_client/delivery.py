@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,12 +146,15 @@ def _write(
     while True:
         path = folder / f"{name}{f'_{number}' if number > 1 else ''}{suffix}"
         try:
-            files.create(path, data)
-            return str(path)
-        except FileExistsError:
-            if path.is_file() and same(path.read_bytes()):
+            if os.path.lexists(path):
+                if path.is_file() and same(path.read_bytes()):
+                    return str(path)
+                number += 1
+            else:
+                files.create(path, data)
                 return str(path)
-            number += 1
+        except FileExistsError:  # another process was faster; look at what it wrote
+            continue
         except OSError as error:
             raise CannotSave(
                 f"{path} could not be written: {error.strerror}. The pictures are still on the server: make room or "
