@@ -108,7 +108,7 @@ def test_a_picture_over_stdio_that_takes_longer_than_a_call(server, root, tmp_pa
 
     async def main():
         async with Client(StdioServerParameters(command=program, args=arguments, cwd=root)) as client:
-            answer = await structured(client, "generate_image", SMALL | {"seed": 5})
+            answer = await structured(client, "generate_image", SMALL | {"seed": 29, "num_inference_steps": 50})
             running = answer.structured_content
             assert running["status"] == "running" and running["job_id"] in answer.content[0].text
             while answer.structured_content["status"] == "running":
@@ -119,10 +119,10 @@ def test_a_picture_over_stdio_that_takes_longer_than_a_call(server, root, tmp_pa
             return answer
 
     result = asyncio.run(main()).structured_content
-    assert (result["status"], result["pictures"][0]["seed"]) == ("done", 5)
+    assert (result["status"], result["pictures"][0]["seed"]) == ("done", 29)
     with Image.open(result["pictures"][0]["path"]) as picture:
         assert picture.size == (256, 256)
-    assert delivery.read(tmp_path / "krea_5.json").job_id == result["job_id"]
+    assert delivery.read(tmp_path / "krea_29.json").job_id == result["job_id"]
     assert not list((tmp_path / UNFINISHED).iterdir())
 
 
