@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 VENV = CACHE / "venv"
 CHECKS_VENV = CACHE / "checks"
+TRANSFORMERS_4 = CACHE / "transformers4"  # packages that tests put before those of VENV
 REQUIREMENTS = ROOT / "dev" / "requirements"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 
@@ -82,6 +83,7 @@ def prepare(tests: bool = False, checks: bool = False) -> None:
         _install(VENV, "the content filter's judge", "about 60 MB", REQUIREMENTS / "filter.txt")
         if tests:
             _install(VENV, "the test tools", "about 150 MB", REQUIREMENTS / "test.txt")
+            _install(VENV, "transformers 4", "about 65 MB", REQUIREMENTS / "transformers4.txt", TRANSFORMERS_4)
         if checks:
             _make_environment(CHECKS_VENV)
             _install(CHECKS_VENV, "the outside checks", "about 300 MB", REQUIREMENTS / "checks.txt")
@@ -187,8 +189,8 @@ def _unfinished(environment: Path) -> Path:
     return environment / "unfinished"
 
 
-def _install(environment: Path, what: str, size: str, requirements: Path) -> None:
-    """Installs a requirements file, unless the very same one is already installed."""
+def _install(environment: Path, what: str, size: str, requirements: Path, folder: Path | None = None) -> None:
+    """Installs a requirements file, unless the very same one is already installed; just what it lists into a folder."""
     stamp = environment / f"{requirements.stem}.sha256"
     wanted = _sha256(requirements)
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -198,7 +200,8 @@ def _install(environment: Path, what: str, size: str, requirements: Path) -> Non
     _unfinished(environment).touch()
     # A failed pip leaves a whole environment, a killed one may not: only the latter keeps the mark.
     try:
-        _run_pip(environment, ["install", "-r", str(requirements)], f"Installing {what}")
+        aside = ["--no-deps", "--upgrade", "--target", str(folder)] if folder else []
+        _run_pip(environment, ["install", *aside, "-r", str(requirements)], f"Installing {what}")
     except SetupError:
         _unfinished(environment).unlink()
         raise
