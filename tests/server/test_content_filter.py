@@ -145,9 +145,42 @@ def test_a_label_is_drawn_and_content_credentials_hold(server, pictures):
         assert "trainedAlgorithmicMedia" in reader.json() and reader.get_validation_state() == "Valid"
 
 
+def test_a_picture_that_was_held_keeps_its_content_credentials(server, pictures):
+    import c2pa
+
+    graph = gated([pictures[1]], 29)
+    graph["save"]["inputs"]["content_credentials"] = True
+    server.run(graph)
+    (case,) = waiting(server, "gate29")
+    assert send(server, f"{REVIEW}/{case['id']}", {"approved": True})[0] == 200
+    released = server.view({"filename": "gate29_00001_.png", "subfolder": "", "type": "output"})
+    with c2pa.Reader("image/png", io.BytesIO(released)) as reader:
+        assert reader.get_validation_state() == "Valid"
+
+
+def test_a_graph_without_the_gate_sees_the_pictures_as_they_were(server, pictures):
+    """The picture comes out of ComfyUI's cache, which the gate before it shared."""
+    graph = gated([pictures[1]], 30, on_review="blur")
+    gate = {"filter": ["filter", 0], "images": ["load0", 0]}
+    graph["gate"] = {"class_type": "FluxKreaContentFilter", "inputs": gate}
+    graph["blurred"] = {"class_type": "SaveImage", "inputs": {"images": ["gate", 0], "filename_prefix": "blurred"}}
+    server.run(graph)
+    plain = {
+        "load0": graph["load0"],
+        "keep": graph["blurred"] | {"inputs": {"images": ["load0", 0], "filename_prefix": "plain"}},
+    }
+    record = server.run(plain)
+    cached = [data["nodes"] for kind, data in record["status"]["messages"] if kind == "execution_cached"]
+    assert cached == [["load0"]]
+    (image,) = images_of(record)
+    assert is_a_wall(io.BytesIO(server.view(image)))
+    with Image.open(io.BytesIO(server.view(image))) as picture:
+        assert picture.getpixel((5, 5))[:3] == SKIN
+
+
 def test_no_route_and_no_served_folder_has_a_flagged_picture(server, pictures):
     def served():
-        return {file for folder in ("output", "temp") for file in (server.base / folder).rglob("*.png")}
+        return {file for folder in ("output", "temp") for file in (server.base / folder).rglob("*") if file.is_file()}
 
     before = served()  # other tests approve flagged pictures
     for number, on_review in ((2, "hold for review"), (3, "block")):
