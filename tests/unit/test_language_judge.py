@@ -315,6 +315,14 @@ def test_what_transparency_hides_is_judged_too():
     assert highest(image_judge(Table(knows_mickey)), invisible) > 0.99  # white, where it is laid on white
 
 
+@pytest.mark.parametrize(("height", "width", "size"), [(1024, 1024, (512, 512)), (800, 1600, (724, 362))])
+def test_a_picture_is_shown_in_no_more_than_512x512_pixels(height, width, size):
+    sizes = set()
+    model = Table(lambda _, picture: sizes.add(picture.size))
+    LanguageJudge(model, 0.5).about_pictures(pictures(1, height, width))
+    assert sizes == {size} and size[0] * size[1] <= 512 * 512
+
+
 @pytest.mark.parametrize("question", TEXT_QUESTIONS, ids=lambda question: question.name)
 def test_one_yes_is_enough(question):
     model = Table(lambda prompt, _: question.text in prompt)
