@@ -78,7 +78,7 @@ class _Batch:
         self._shares: dict[str, Share] = {}
         self._up: set[str] = set()
         self._lost: dict[str, ServerUnreachable] = {}  # their jobs are free for others
-        self._given_up: set[str] = set()  # of those, who were not ready again when asked; the run does not wait for them
+        self._given_up: set[str] = set()  # of those, for whom the run does not wait any more
         self._changed, self._over = asyncio.Event(), asyncio.Event()
 
     async def work(self, workers: Sequence[Worker]) -> None:
