@@ -157,8 +157,9 @@ def _write(
             continue
         except OSError as error:
             raise CannotSave(
-                f"{path} could not be written: {error.strerror}. The pictures are still on the server: make room or "
-                f"choose another folder, and ask again with --job-id {job_id}; nothing is painted twice."
+                f"{path} could not be written: {error.strerror}. The pictures are still on the server. Make room and "
+                "run a batch again as it was; ask for a single job again, in any folder, with "
+                f"--job-id {job_id}; nothing is painted twice."
             ) from None
 
 

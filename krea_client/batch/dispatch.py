@@ -135,11 +135,9 @@ class _Batch:
                 continue
             self._waiting.remove(task)
             self._running += 1
-            try:
-                await self._try(task, worker)
-            finally:
-                self._running -= 1
-                self._tell()
+            await self._try(task, worker)
+            self._running -= 1  # after an error it counts on: that error is to end the run, not `_over`
+            self._tell()
 
     async def _try(self, task: _Task, worker: Worker) -> None:
         task.given = Given(task.given.job_id, worker.name)

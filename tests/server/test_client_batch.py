@@ -19,7 +19,7 @@ from dev.environment import ROOT
 from dev.host import ComfyHost
 from krea_client import batch
 from krea_client.delivery import read
-from krea_client.errors import InvalidRequest
+from krea_client.errors import CannotSave, InvalidRequest
 
 JOBS = int(os.environ.get("KREA_TEST_JOBS", 12))  # by hand: 200
 # One prompt and seed: each server paints it once and then has it in its cache; each job is still judged and saved.
@@ -118,6 +118,27 @@ def test_a_refused_prompt_is_finished_and_a_missing_picture_a_failure(server, tm
     assert made["blocked"].prompt_verdict.decision == "block" and made["blocked"].paths == []
     report = run(path, tmp_path / "out", server.url)
     assert (report.skipped, report.failed) == (2, 1)
+
+
+FULL = """
+import asyncio, resource, sys
+from krea_client import batch
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+report = asyncio.run(batch.run(sys.argv[1], sys.argv[2], batch.servers([sys.argv[3]])))
+print(report)
+sys.exit(report.exit_code)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of a file's size")
+def test_a_full_disk_at_the_only_job_is_told_and_the_next_run_fetches_the_picture(server, tmp_path):
+    path, out = job_file(tmp_path, [FAST | {"id": "one"}]), tmp_path / "out"
+    command = [sys.executable, "-c", FULL, path, out, server.url]
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == CannotSave.exit_code, full.stderr
+    assert "Stopped early: " in full.stdout and "run a batch again as it was" in full.stdout
+    assert run(path, out, server.url).done == 1
+    assert saved(server)[results(out)["one"].job_id] == 1
 
 
 CLIENT = """

@@ -287,9 +287,11 @@ def test_cancelled_it_keeps_what_is_finished_and_asks_anew(tmp_path):
     assert again.made == [("long", next_id(painter.made[-1][1]))]
 
 
-def test_a_full_disk_stops_the_run_with_its_own_code(tmp_path):
-    report = run(job_file(tmp_path, FOG, FOG, FOG), tmp_path / "out", Painter(does=lambda request: CannotSave("full")))
-    assert report.exit_code == CannotSave.exit_code and report.stopped.message == "full" and report.left == 3
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_full_disk_stops_the_run_with_its_own_code(tmp_path, jobs):
+    path = job_file(tmp_path, *[FOG] * jobs)
+    report = run(path, tmp_path / "out", Painter(does=lambda request: CannotSave("full")))
+    assert report.exit_code == CannotSave.exit_code and report.stopped.message == "full" and report.left == jobs
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
