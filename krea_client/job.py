@@ -227,9 +227,9 @@ class Job:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 yield Notice(self.id, "The live connection to the server ended; looking for the job.")
                 return
-            told = json.loads(message.data)
-            kind, data = told["type"], told["data"]
-            if data.get("prompt_id") != self.id:
+            told = _object(message.data)
+            kind, data = told.get("type"), told.get("data")
+            if not isinstance(data, dict) or data.get("prompt_id") != self.id:
                 continue
             heard = time.monotonic()
             if kind == "execution_start" and not self._started:
@@ -247,10 +247,18 @@ class Job:
         if kind == 1:
             return Preview(self.id, data[8:], PICTURE_KINDS.get(second, "image/jpeg"))
         if kind == 4:
-            about = json.loads(data[8 : 8 + second])
-            if about.get("prompt_id", self.id) == self.id:
+            about = _object(data[8 : 8 + second])
+            if about and about.get("prompt_id", self.id) == self.id:
                 return Preview(self.id, data[8 + second :], about.get("image_type", "image/jpeg"))
         return None
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in a message; an empty one for anything else, which custom nodes may send."""
+    with contextlib.suppress(ValueError):
+        if isinstance(told := json.loads(text), dict):
+            return told
+    return {}
 
 
 async def _received(socket: aiohttp.ClientWebSocketResponse | None, seconds: float) -> aiohttp.WSMessage | None:

@@ -122,15 +122,32 @@ async def silent_socket(request, forward):
     return socket
 
 
-@pytest.mark.parametrize("fault", [no_socket, socket_dies, socket_ends_in_a_frame, silent_socket])
+async def foreign_socket(request, forward):
+    """What no ComfyUI sends, but a custom node may."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    for text in ("hello", "no JSON", "[1]", '{"type": "a"}', '{"data": {}}', '{"type": "a", "data": null}'):
+        await socket.send_str(text)
+    await socket.send_str('{"type": "a", "data": [1]}')
+    for header in (b"no JSON", b"[1]"):
+        await socket.send_bytes(bytes([0, 0, 0, 4, 0, 0, 0, len(header)]) + header)
+    async for _ in socket:
+        pass
+    return socket
+
+
+FAULTS = [no_socket, socket_dies, socket_ends_in_a_frame, silent_socket, foreign_socket]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_without_a_websocket_the_result_is_asked_for(server, tmp_path, hurry, fault):
     async def rule(request, forward):
         return await (fault(request, forward) if request.path == "/ws" else forward())
 
     job_id = str(uuid.uuid4())
-    seed = 200 + [no_socket, socket_dies, socket_ends_in_a_frame, silent_socket].index(fault)
+    seed = 200 + FAULTS.index(fault)
     with Proxy(server.url, rule) as proxy, KreaClient(proxy.url) as client:
-        *events, last = client.events(small(seed=seed, num_images=2), tmp_path, job_id=job_id)
+        *events, last = client.events(small(seed=seed, num_images=2), tmp_path, job_id=job_id, previews=True)
     assert len(last.result.paths) == 2 and len(saved(server, job_id)) == 2
     assert proxy.paths.count("/prompt") == 1
     if fault is no_socket:
