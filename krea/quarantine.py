@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from . import files
 
@@ -33,6 +33,10 @@ class NotWaitingError(LookupError):
     """No picture with this id waits: it was decided, or never was."""
 
 
+class NotCarriedOutError(RuntimeError):
+    """A ruling is kept, but what follows from it could not be done yet."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A picture that waits.
@@ -44,7 +48,7 @@ class Case:
     held: str
     file: str
     sha256: str
-    facts: dict[str, Any]
+    facts: dict
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Quarantine:
             try:
                 if not self._ruled(case_id) and (case := self._case(case_id)):
                     cases.append(case)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 logging.warning("%s", error)
         return sorted(cases, key=lambda case: case.held)
 
@@ -96,11 +100,15 @@ class Quarantine:
 
         Raises:
             NotWaitingError: there is none.
+            ValueError: its files are not those that were held.
+            OSError: they cannot be read.
         """
         case = self._waiting(case_id)
         try:
-            return case, (self.folder / case_id / case.file).read_bytes()
+            return case, self._held(case)
         except FileNotFoundError:
+            if (self.folder / case_id).exists() and not self._ruled(case_id):
+                raise
             raise NotWaitingError(case_id) from None
 
     def rule(self, case_id: str, approved: bool, reviewer: str, note: str) -> Ruling:
@@ -108,14 +116,19 @@ class Quarantine:
 
         Raises:
             NotWaitingError: it does not wait (any more).
+            NotCarriedOutError: the ruling is kept, and carried out by `resume`.
+            ValueError, OSError: there is no ruling, since the picture is not the one that was held or cannot be read.
         """
-        case = self._waiting(case_id)
+        case = self.picture(case_id)[0] if approved else self._waiting(case_id)
         ruling = Ruling(approved, reviewer, note, _now())
         try:
             files.create(self._ruling_file(case_id), _encoded(ruling))
         except (FileExistsError, FileNotFoundError):  # another reviewer was first
             raise NotWaitingError(case_id) from None
-        return self._settle(case, ruling)
+        try:
+            return self._settle(case, ruling)
+        except Exception as error:
+            raise NotCarriedOutError(str(error)) from error
 
     def resume(self) -> list[Exception]:
         """Settle what was decided when the process was killed; what could not be settled, for whatever reason."""
@@ -143,7 +156,7 @@ class Quarantine:
 
     def _release(self, case: Case, ruling: Ruling) -> Ruling:
         """The ruling with the path that the picture has now, written down first, so that a kill makes no second one."""
-        picture = (self.folder / case.id / case.file).read_bytes()
+        picture = self._held(case)
         while True:
             if ruling.released is None:
                 ruling = replace(ruling, released=str(self._place(case)))
@@ -156,6 +169,14 @@ class Quarantine:
                     ruling = replace(ruling, released=None)
                     continue
             return ruling
+
+    def _held(self, case: Case) -> bytes:
+        """The bytes of a case's picture. Raises ValueError when they are not those that were held."""
+        path = self.folder / case.id / case.file
+        picture = path.read_bytes()
+        if hashlib.sha256(picture).hexdigest() != case.sha256:
+            raise ValueError(f"{path} is not the picture that was held: its SHA-256 is another. It is not released.")
+        return picture
 
     def _waiting(self, case_id: str) -> Case:
         case = self._case(case_id) if _ID.fullmatch(case_id) else None
@@ -170,7 +191,10 @@ class Quarantine:
             return None
 
     def _ids(self) -> list[str]:
-        return [name for name in os.listdir(self.folder) if _ID.fullmatch(name)] if self.folder.exists() else []
+        if not self.folder.exists():
+            return []
+        with os.scandir(self.folder) as entries:
+            return [entry.name for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir()]
 
     def _ruled(self, case_id: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
@@ -181,11 +205,18 @@ class Quarantine:
         return self.folder / case_id / "ruling.json"
 
     def _remove_abandoned(self) -> None:
-        """Remove what was decided, and what a process that was killed had not yet made whole."""
+        """Remove what was decided, and what a process that was killed had not yet made whole.
+
+        What cannot be removed is logged and tried again with the next picture that comes or goes.
+        """
         for folder in [*self.folder.glob(_DECIDED + "*"), *self.folder.glob(_PARTIAL + "*")]:
-            with contextlib.suppress(FileNotFoundError):  # another process removes it, too, or has made it whole
+            try:
                 if folder.name.startswith(_DECIDED) or time.time() - folder.stat().st_mtime > _ABANDONED_S:
                     shutil.rmtree(folder)
+            except FileNotFoundError:  # another process removes it, too, or has made it whole
+                continue
+            except OSError as error:
+                logging.warning("Krea Review: %s cannot be removed: %s", folder, error)
 
 
 def _now() -> str:
@@ -198,7 +229,11 @@ def _encoded(ruling: Ruling) -> bytes:
 
 def _read(kind: type[_Record], path: Path) -> _Record:
     try:
-        return kind(**json.loads(path.read_bytes()))
+        record = kind(**json.loads(path.read_bytes()))
+        for name, type_ in get_type_hints(kind).items():
+            if not isinstance(value := getattr(record, name), type_):
+                raise TypeError(f"{name} is {value!r}")
+        return record
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). If a newer version of Flux Krea wrote it, update this one; else look at "

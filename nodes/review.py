@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from server import PromptServer
 
-from ..krea.quarantine import Case, NotWaitingError
+from ..krea.quarantine import Case, NotCarriedOutError, NotWaitingError
 from . import desk
 
 PATH = "/flux_krea/review"
@@ -47,6 +47,8 @@ async def _picture(request: web.Request) -> web.Response:
         case, data = await asyncio.to_thread(desk.quarantine().picture, request.match_info["id"])
     except NotWaitingError:
         raise _not_waiting() from None
+    except (OSError, ValueError) as error:
+        raise _refused(web.HTTPInternalServerError, f"The picture cannot be shown: {error}") from error
     return web.Response(body=data, content_type=mimetypes.guess_type(case.file)[0], headers=_PRIVATE)
 
 
@@ -59,9 +61,12 @@ async def _rule(request: web.Request) -> web.Response:
         )
     except NotWaitingError:
         raise _not_waiting() from None
-    except Exception as error:  # whatever it is: the decision is kept, and the reviewer is told
+    except NotCarriedOutError as error:
         logging.exception("Krea Review: %s", _NOT_CARRIED_OUT)
         raise _refused(web.HTTPInternalServerError, f"{_NOT_CARRIED_OUT} ({error})") from error
+    except (OSError, ValueError) as error:
+        logging.exception("Krea Review: there is no decision.")
+        raise _refused(web.HTTPInternalServerError, f"No decision was made: {error}") from error
     return web.json_response({"approved": ruling.approved, "released": ruling.released}, headers=_PRIVATE)
 
 
@@ -71,7 +76,7 @@ async def _asked(request: web.Request) -> tuple[bool, dict[str, str]]:
         raise _refused(web.HTTPUnsupportedMediaType, "Send the decision as application/json.")
     try:
         asked = await request.json()
-    except json.JSONDecodeError:
+    except (ValueError, LookupError, RecursionError):  # no JSON, no text, an encoding that nobody knows, too deep
         raise _refused(web.HTTPBadRequest, "The decision is no JSON.") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("approved"), bool):
         raise _refused(web.HTTPBadRequest, "Say approved: true or approved: false.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from krea import files, quarantine
-from krea.quarantine import NotWaitingError, Quarantine
+from krea.quarantine import NotCarriedOutError, NotWaitingError, Quarantine
 
 FACTS = {"prefix": "Krea", "reasons": ["Open NSFW finds sexual content: 0.500, review from 0.2."]}
 
@@ -120,7 +120,7 @@ def test_what_was_decided_is_settled_after_a_failure(studio, tmp_path, monkeypat
         else:
             patch.setattr("krea.quarantine.shutil.rmtree", fail)
             patch.setattr("krea.quarantine.os.rename", fail)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(NotCarriedOutError, match="no space"):
             studio.quarantine.rule(case.id, True, "ann", "")
     assert studio.quarantine.waiting() == []
     again = Studio(tmp_path)
@@ -189,6 +189,53 @@ def test_a_damaged_record_hides_no_other_case(studio, caplog):
     (studio.quarantine.folder / bad.id / "case.json").write_text("")
     assert studio.quarantine.waiting() == [good]
     assert bad.id in caplog.text and "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b'{"facts": []}', b"[]", b"{"])
+def test_what_is_no_case_hides_none(studio, content):
+    case = studio.quarantine.hold(b"a", ".png", FACTS)
+    record = (studio.quarantine.folder / case.id / "case.json").read_bytes()
+    (studio.quarantine.folder / ("0" * 32)).write_text("a file")
+    (studio.quarantine.folder / ("1" * 32) / "case.json").mkdir(parents=True)
+    (studio.quarantine.folder / ("2" * 32)).mkdir()
+    (studio.quarantine.folder / ("2" * 32) / "case.json").write_bytes(content)
+    (studio.quarantine.folder / ("3" * 32)).mkdir()
+    wrong = record.replace(b'"held": "', b'"held": null, "was": "')
+    (studio.quarantine.folder / ("3" * 32) / "case.json").write_bytes(wrong)
+    assert studio.quarantine.waiting() == [case]
+
+
+def test_a_leftover_that_cannot_be_removed_holds_up_nothing(studio, monkeypatch, caplog):
+    def denied(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quarantine.shutil, "rmtree", denied)
+        case = studio.quarantine.hold(b"a", ".png", FACTS)
+        assert studio.quarantine.rule(case.id, True, "Ana", "").approved
+        assert studio.quarantine.resume() == []
+        waiting = studio.quarantine.hold(b"b", ".png", FACTS)
+    assert studio.released() == [b"a"] and "cannot be removed" in caplog.text
+    assert studio.quarantine.resume() == [] and os.listdir(studio.quarantine.folder) == [waiting.id]
+
+
+def test_a_picture_that_is_not_the_one_that_was_held_is_not_released(studio):
+    case = studio.quarantine.hold(b"a", ".png", FACTS)
+    (studio.quarantine.folder / case.id / "picture.png").write_bytes(b"another")
+    for decide in (lambda: studio.quarantine.picture(case.id), lambda: studio.quarantine.rule(case.id, True, "", "")):
+        with pytest.raises(ValueError, match="is not the picture that was held"):
+            decide()
+    assert studio.quarantine.waiting() == [case] and studio.released() == studio.records == []
+    studio.quarantine.rule(case.id, False, "Ana", "")
+    assert studio.quarantine.waiting() == []
+
+
+def test_a_case_whose_picture_is_gone_is_not_approved(studio):
+    case = studio.quarantine.hold(b"a", ".png", FACTS)
+    (studio.quarantine.folder / case.id / "picture.png").unlink()
+    with pytest.raises(FileNotFoundError, match="picture.png"):
+        studio.quarantine.rule(case.id, True, "Ana", "")
+    assert studio.quarantine.waiting() == [case] and studio.records == []
 
 
 def test_a_decision_that_was_claimed_and_never_written_is_none(studio):
