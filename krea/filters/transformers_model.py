@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .decision import JudgeError
+from .decision import JudgeError, same_version
 from .packed_prompts import layout, shared_beginning
 
 
@@ -106,7 +106,7 @@ class TransformersModel:
         try:
             if not (self.folder / "config.json").is_file():
                 raise OSError("config.json is missing.")
-            return auto_class(transformers).from_pretrained(
+            loaded = auto_class(transformers).from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False, **options
             )
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
@@ -115,6 +115,8 @@ class TransformersModel:
                 "config.json, processor, tokenizer, chat template and safetensors files, such as all files of "
                 "https://huggingface.co/mistral-community/pixtral-12b (25.4 GB)."
             ) from error
+        same_version(self.version, _folder_version(self.folder))
+        return loaded
 
 
 def _folder_version(folder: Path) -> str:

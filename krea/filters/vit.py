@@ -23,8 +23,14 @@ WEIGHTS = "model.safetensors"
 
 # What the network and `pixels` below do; a folder that says otherwise would be scored wrongly.
 _EXPECTED = {
-    CONFIG: {"model_type": "vit", "hidden_act": "gelu"},
-    PREPROCESSOR: {"do_resize": True, "resample": 2, "do_rescale": True, "do_normalize": True},  # 2: bilinear
+    CONFIG: {"model_type": "vit", "hidden_act": "gelu", "problem_type": "single_label_classification"},
+    PREPROCESSOR: {
+        "do_resize": True,
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+    },
 }
 
 # The names of our modules -> those in the file.
@@ -192,7 +198,7 @@ def _read_json(path: Path) -> dict:
     if not isinstance(fields, dict):
         raise ModelFileError(f"{path.name} holds a JSON {type(fields).__name__}. Expected an object.")
     for key, expected in _EXPECTED[path.name].items():
-        if fields.get(key, expected) != expected:
+        if fields.get(key) not in (None, expected):
             raise ModelFileError(f"{path.name} has {key} {fields[key]!r}. Expected {expected!r}.")
     return fields
 

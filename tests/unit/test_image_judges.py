@@ -264,15 +264,28 @@ def test_nothing_is_loaded_before_the_first_score_and_then_once(vit_folder):
     assert placed[0] is placed[1]
 
 
-def test_the_version_is_the_hash_of_the_weights(vit_folder):
+def test_the_version_stands_for_weights_and_settings(vit_folder):
     import hashlib
 
     folder = vit_folder()
     weights = folder / "model.safetensors"
-    first = vit_nsfw(folder).version
-    assert first == "sha256:" + hashlib.sha256(weights.read_bytes()).hexdigest()
+    versions = [vit_nsfw(folder).version]
+    assert versions[0].startswith(f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()} settings:")
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert vit_nsfw(folder).version != first
+    versions.append(vit_nsfw(folder).version)
+    for name in ("config.json", "preprocessor_config.json"):
+        change(folder, name, note="another")
+        versions.append(vit_nsfw(folder).version)
+    assert len(set(versions)) == 4
+
+
+def test_settings_that_change_after_the_choice_mean_review(vit_folder):
+    folder = vit_folder()
+    chosen = vit_nsfw(folder)
+    labels = json.loads((folder / "config.json").read_text())["label2id"]
+    change(folder, "config.json", label2id=dict(zip(labels, reversed(labels.values()), strict=True)))
+    (verdict,) = judge([chosen], picture(20, 20))
+    assert verdict.decision is Decision.REVIEW and "have changed since it was chosen" in verdict.reasons[0]
 
 
 def test_a_wrong_folder_means_review_with_what_to_do(tmp_path):
@@ -311,6 +324,12 @@ def test_a_damaged_json_is_named(vit_folder, name, text, words):
         ("config.json", {"num_hidden_layers": 0}, "has num_hidden_layers 0"),
         ("config.json", {"num_attention_heads": 5}, "has 5 heads, which do not divide the width of 24"),
         ("config.json", {"layer_norm_eps": "small"}, "has layer_norm_eps 'small'"),
+        (
+            "config.json",
+            {"problem_type": "multi_label_classification"},
+            "has problem_type 'multi_label_classification'. Expected 'single_label_classification'",
+        ),
+        ("preprocessor_config.json", {"rescale_factor": 0.5}, "has rescale_factor 0.5. Expected 0.0039"),
         ("preprocessor_config.json", {"resample": 3}, "has resample 3. Expected 2"),
         ("preprocessor_config.json", {"do_normalize": False}, "has do_normalize False"),
         ("preprocessor_config.json", {"size": 96}, "has the size 96. Expected 48"),
