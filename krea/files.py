@@ -49,7 +49,7 @@ def private(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def _partial(path: Path, data: bytes, owner_only: bool = False) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # short: the name itself may be as long as can be
     try:
         with open(partial, "xb", opener=private if owner_only else None) as file:
             file.write(data)

@@ -106,7 +106,7 @@ class FluxKreaContentFilter(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     optional=True,
-                    default="Krea",
+                    default=desk.PREFIX,
                     tooltip="The name that a picture held for review gets in the output folder once it is approved. It "
                     "then is a PNG marked as made by AI, without prompt and workflow; Krea Save holds pictures in the "
                     "form that it would have saved.",
@@ -125,8 +125,12 @@ class FluxKreaContentFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, filter: ContentFilter, images: torch.Tensor, filename_prefix: str = "Krea") -> io.NodeOutput:
-        results = gate(filter, images, Form(filename_prefix, metadata={}))
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return desk.prefix_trouble(filename_prefix) or True
+
+    @classmethod
+    def execute(cls, filter: ContentFilter, images: torch.Tensor, filename_prefix: str = desk.PREFIX) -> io.NodeOutput:
+        results = gate(filter, images, Form(desk.checked_prefix(filename_prefix), metadata={}))
         text, found = report(results), verdicts(results)
         node_text.show(text, cls.hidden.unique_id)
         shown = [one.picture for one in results if one.picture is not None]

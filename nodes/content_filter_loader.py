@@ -189,14 +189,14 @@ def _thresholds(prefix: str, name: str, defaults: Thresholds) -> list[io.Float.I
 
 
 def _checked(name: str, review: float, block: float) -> Thresholds:
-    if max(review, block) > HIGHEST:  # by a wire: ComfyUI holds only what is typed to the widget's range
+    if review > HIGHEST or block > HIGHEST:  # by a wire: ComfyUI holds only what is typed to the widget's range
         raise ValueError(
             f"{name} would review from {review:g} and block from {block:g} on. Expected at most {HIGHEST:g}: above, it "
             "would hardly be a filter."
         )
-    if review > block:
+    if not 0 <= review <= block:  # NaN, too
         raise ValueError(
-            f"{name} would block from {block:g} on and review only from {review:g}. Set review to at most block."
+            f"{name} would block from {block:g} on and review only from {review:g}. Set review from 0 to block."
         )
     return Thresholds(review, block)
 

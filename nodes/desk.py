@@ -4,6 +4,7 @@ All of it is out of reach of ComfyUI's web server.
 """
 
 import functools
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ..krea.c2pa_signing import Credentials, local_credentials
 from ..krea.filters.decision import Verdict
 from ..krea.quarantine import Case, Quarantine, Ruling
 
+PREFIX = "Krea"  # of files' names, by default
+LONGEST_NAME = 200  # bytes of a file's name before its number; a file system takes 255 with that and a suffix
 _NAME = "flux_krea"  # ComfyUI's "system user" folders are the ones that none of its routes serve
 
 
@@ -59,12 +62,34 @@ def described(verdict: Verdict) -> dict[str, Any]:
     return {"decision": verdict.decision.name.lower(), "reasons": verdict.reasons, "findings": findings}
 
 
-def check_prefix(prefix: str) -> None:
-    """Raises ValueError for the beginning of a file's name that leads out of the output folder."""
+def checked_prefix(prefix: str) -> str:
+    """The beginning of files' names, as ComfyUI's Save Image takes it; PREFIX where there is none.
+
+    Raises ValueError where no file can have it: see `prefix_trouble`.
+    """
+    if trouble := prefix_trouble(prefix):
+        raise ValueError(trouble)
+    return PREFIX if os.path.normpath(prefix) == "." else prefix
+
+
+def prefix_trouble(prefix: str | None) -> str | None:
+    """What is wrong with the beginning of files' names, where none can be made with it: in words for people."""
+    if not prefix:  # none, or one that comes by a wire and is not known yet
+        return None
     output = os.path.abspath(folder_paths.get_output_directory())
-    path = os.path.abspath(os.path.join(output, os.path.normpath(prefix)))
-    if os.path.commonpath([output, os.path.dirname(path)]) != output:
-        raise ValueError(f"The filename prefix {prefix!r} leads out of the output folder. Choose one inside of it.")
+    inside = os.path.normpath(prefix)
+    path = os.path.abspath(os.path.join(output, inside))
+    if inside != "." and os.path.commonpath([output, os.path.dirname(path)]) != output:
+        trouble = "leads out of the output folder. Choose one inside of it"
+    elif any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in prefix):
+        trouble = "holds signs that a file's name cannot have. Use letters and digits"
+    elif any(len(name.encode()) > LONGEST_NAME for name in inside.split(os.sep)):
+        trouble = f"has a part of more than {LONGEST_NAME} bytes. Choose a shorter one"
+    elif taken := next((folder for folder in Path(path).parents if folder.is_file()), None):
+        trouble = f"names a folder where the file {taken.name} is. Choose another one, or move the file"
+    else:
+        return None
+    return f"The filename prefix {ascii(prefix)} {trouble}."
 
 
 def free_path(prefix: str, suffix: str, width: int, height: int) -> Path:
@@ -72,7 +97,7 @@ def free_path(prefix: str, suffix: str, width: int, height: int) -> Path:
     folder, name, counter, _, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    while os.path.lexists(path := Path(folder) / f"{name}_{counter:05}_{suffix}"):
+    while os.path.lexists(path := Path(os.path.abspath(folder)) / f"{name}_{counter:05}_{suffix}"):
         counter += 1
     return path
 
@@ -91,4 +116,9 @@ def _record_ruling(case: Case, ruling: Ruling) -> None:
 
 def _place(case: Case) -> Path:
     facts = case.facts
-    return free_path(facts["prefix"], Path(case.file).suffix, facts["width"], facts["height"])
+    size = (Path(case.file).suffix, facts["width"], facts["height"])
+    try:
+        return free_path(checked_prefix(facts["prefix"]), *size)
+    except (OSError, ValueError) as error:  # its folder has become a file meanwhile: an approved picture is not lost
+        logging.warning("Krea Review: an approved picture gets the name %s: %s", PREFIX, error)
+        return free_path(PREFIX, *size)

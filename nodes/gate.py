@@ -1,6 +1,7 @@
 """The gate: each picture of a batch is judged, and what does not pass is held for review, blurred or blocked."""
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ..krea import VERSION
 from ..krea.c2pa_signing import Credentials, sign
 from ..krea.disclosure import Disclosure, Encoded, encode
 from ..krea.filters.content_filter import ContentFilter, Outcome
-from ..krea.filters.decision import Verdict
+from ..krea.filters.decision import Verdict, not_reviewed
 from ..krea.picture_file import SUFFIXES, DigitalSourceType
 from . import desk
 
@@ -27,7 +28,7 @@ _SMALLEST_CELL = 4  # px
 
 @dataclass(frozen=True)
 class Form:
-    """How pictures become files: of what name (as ComfyUI's Save Image takes it), format and content."""
+    """How pictures become files: of what name (from `desk.checked_prefix`), format and content."""
 
     prefix: str
     metadata: Mapping[str, str]
@@ -78,9 +79,8 @@ def gate(content_filter: ContentFilter, images: torch.Tensor, form: Form) -> lis
     """Judge pictures (B, H, W, C) in 0..1; a held one waits for review in the form in which it would be saved.
 
     Raises:
-        ValueError: there is no picture, or its file would lie outside of the output folder.
+        ValueError: there is no picture.
     """
-    desk.check_prefix(form.prefix)
     if not images.numel():
         raise ValueError(f"There is no picture to judge: the batch is {tuple(images.shape)}. Wire decoded pictures.")
     return [
@@ -98,8 +98,14 @@ def _settled(content_filter: ContentFilter, picture: torch.Tensor, verdict: Verd
         shown = blurred(picture)
     elif outcome is Outcome.HOLD:
         facts = desk.described(verdict) | {"prefix": form.prefix, "width": picture.shape[1], "height": picture.shape[0]}
-        own_id = desk.quarantine().hold(form.encoded(picture).data, SUFFIXES[form.file_format], facts).id
-    desk.record("picture", verdict, picture=own_id, outcome=outcome.value, prompt=content_filter.prompt_key)
+        try:
+            own_id = desk.quarantine().hold(form.encoded(picture).data, SUFFIXES[form.file_format], facts).id
+        except OSError as error:  # the others of the batch shall not be lost with it
+            logging.exception("A picture could not be kept for review.")
+            outcome = Outcome.BLOCK
+            verdict = Verdict((*verdict.findings, not_reviewed(f"it could not be kept for a person ({error})")))
+    prompt = " ".join(content_filter.prompt_keys) or None
+    desk.record("picture", verdict, picture=own_id, outcome=outcome.value, prompt=prompt)
     return Judged(verdict, outcome, shown, own_id)
 
 

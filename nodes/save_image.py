@@ -39,7 +39,7 @@ class FluxKreaSaveImage(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     optional=True,
-                    default="Krea",
+                    default=desk.PREFIX,
                     tooltip="The beginning of the files' names; may hold a subfolder, and %year%, %month%, %day%, "
                     "%width% and %height%.",
                 ),
@@ -102,11 +102,31 @@ class FluxKreaSaveImage(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        filename_prefix: str | None = None,
+        disclosure: str | None = None,
+        label: bool | None = None,
+        content_credentials: bool | None = None,
+    ) -> bool | str:
+        """What would fail only after the pictures are made; None is what comes by a wire."""
+        if trouble := desk.prefix_trouble(filename_prefix):
+            return trouble
+        if disclosure is not None and disclosure not in DISCLOSURES:
+            return f"The disclosure is {disclosure!r}. Expected one of {', '.join(DISCLOSURES)}."
+        if disclosure is not None and DISCLOSURES[disclosure] is None and (label or content_credentials):
+            return (
+                "A visible label and content credentials say that AI made the picture, and the disclosure is none. "
+                "Choose another disclosure, or switch both off."
+            )
+        return True
+
+    @classmethod
     def execute(
         cls,
         filter: ContentFilter,
         images: torch.Tensor,
-        filename_prefix: str = "Krea",
+        filename_prefix: str = desk.PREFIX,
         file_format: str = "png",
         quality: int = 95,
         disclosure: str = "made by AI",
@@ -116,7 +136,7 @@ class FluxKreaSaveImage(io.ComfyNode):
     ) -> io.NodeOutput:
         mark = replace(DISCLOSED, source_type=DISCLOSURES[disclosure], keep_metadata=keep_workflow, label=label)
         signer = desk.credentials() if content_credentials else None
-        form = Form(filename_prefix, metadata_of(cls.hidden), mark, file_format, quality, signer)
+        form = Form(desk.checked_prefix(filename_prefix), metadata_of(cls.hidden), mark, file_format, quality, signer)
         results = gate(filter, images, form)
         text, found, shown = report(results), verdicts(results), []
         for one, verdict in zip(results, found, strict=True):
@@ -136,25 +156,24 @@ def _shown(path: Path) -> dict[str, str]:
 def save(judged: Judged, form: Form) -> tuple[Path, str]:
     """Write a picture under a name that is free; the audit record knows its bytes before they are on the disk.
 
-    Returns its path and the SHA-256 of its bytes.
+    Returns its path and the SHA-256 of its bytes. Raises OSError, which the record knows, too.
     """
     data, notes = form.encoded(judged.picture)
     for note in notes:
         logging.warning("Krea Save: %s", note)
     sha256 = hashlib.sha256(data).hexdigest()
     source_type = form.disclosure.source_type
-    desk.audit_log().append(
-        "saved",
-        pack=VERSION,
-        picture=judged.id,
-        sha256=sha256,
-        disclosure=source_type.value if source_type else "none",
-    )
+    known = {"pack": VERSION, "picture": judged.id, "sha256": sha256}
+    desk.audit_log().append("saved", **known, disclosure=source_type.value if source_type else "none")
     height, width, _ = judged.picture.shape
-    while True:
-        path = desk.free_path(form.prefix, SUFFIXES[form.file_format], width, height)
-        try:
-            files.create(path, data)
-        except FileExistsError:  # another job took the name
-            continue
-        return path, sha256
+    try:
+        while True:
+            path = desk.free_path(form.prefix, SUFFIXES[form.file_format], width, height)
+            try:
+                files.create(path, data)
+            except FileExistsError:  # another job took the name
+                continue
+            return path, sha256
+    except OSError as error:
+        desk.audit_log().append("not saved", **known, error=type(error).__name__)
+        raise

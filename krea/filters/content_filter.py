@@ -23,8 +23,8 @@ class Outcome(Enum):
 class ContentFilter:
     """Judges, and what happens in the two bands that do not pass.
 
-    prompt, prompt_key: the verdict about the prompt that the pictures are made from and the key under which the audit
-    record knows it, once it was judged.
+    prompt, prompt_keys: the verdict about the prompts that the pictures are made from, once they were judged, and the
+    keys under which the audit record knows them.
     """
 
     text_judges: tuple[Judge, ...]
@@ -32,7 +32,7 @@ class ContentFilter:
     on_review: Outcome = Outcome.HOLD
     on_block: Outcome = Outcome.BLOCK
     prompt: Verdict | None = None
-    prompt_key: str | None = None
+    prompt_keys: tuple[str, ...] = ()
 
     def __post_init__(self):
         if Outcome.PASS in (self.on_review, self.on_block):
@@ -46,8 +46,9 @@ class ContentFilter:
         return Verdict(tuple(findings))
 
     def with_prompt(self, verdict: Verdict, key: str) -> "ContentFilter":
-        """This filter for the pictures of a prompt that was judged."""
-        return replace(self, prompt=verdict, prompt_key=key)
+        """This filter for the pictures of a prompt that was judged, beside those that were before (one for T5, say)."""
+        earlier = self.prompt.findings if self.prompt else ()
+        return replace(self, prompt=Verdict(earlier + verdict.findings), prompt_keys=(*self.prompt_keys, key))
 
     def judge_pictures(self, pictures: Sequence, cancel: tuple[type[Exception], ...] = ()) -> list[Verdict]:
         """A verdict about each picture (HxWxC in 0..1); what was found in its prompt is found in the picture, too."""

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,18 +229,80 @@ def test_a_threshold_that_no_score_reaches_is_refused(content_filter):
         content_filter(vit_nsfw="some", vit_review=1.0, vit_block=1.0)
 
 
+@pytest.mark.parametrize("review, block", [(math.nan, 0.8), (0.2, math.nan), (-0.1, 0.8)])
+def test_a_threshold_that_is_none_is_refused(content_filter, review, block):
+    with pytest.raises(ValueError, match="Set review from 0 to block"):
+        content_filter(open_nsfw_review=review, open_nsfw_block=block)
+
+
 def test_reading_words_alone_is_no_judgement_of_a_picture(comfy, desk, content_filter):
     images, report, _ = passed(comfy, content_filter(open_nsfw=False, written_words=True), flagged()[None])
     assert "Not reviewed: the filter has no judge for it." in report and images.message == report
 
 
 @pytest.mark.parametrize("node", ["FluxKreaContentFilter", "FluxKreaSaveImage"])
-def test_a_prefix_that_leads_out_of_the_output_folder_is_refused_before_anything_is_held(
-    comfy, desk, content_filter, node
+@pytest.mark.parametrize(
+    "prefix, words",
+    [
+        ("../../x", "leads out of the output folder"),
+        ("a\0b", "signs that a file's name cannot have"),
+        ("a\ud800b", "signs that a file's name cannot have"),
+        ("folder/" + "a" * 232, "more than 200 bytes"),
+        ("taken.png/x", "where the file taken.png is"),
+    ],
+)
+def test_a_prefix_that_no_file_can_have_is_refused_before_anything_is_held(
+    comfy, desk, content_filter, tmp_path, node, prefix, words
 ):
-    with pytest.raises(ValueError, match="leads out of the output folder"):
-        execute(comfy, node, filter=content_filter(), images=flagged()[None], filename_prefix="../../x")
+    (tmp_path / "output").mkdir(exist_ok=True)
+    (tmp_path / "output" / "taken.png").write_bytes(b"")
+    assert words in comfy.nodes[node].validate_inputs(filename_prefix=prefix)
+    with pytest.raises(ValueError, match=words):
+        execute(comfy, node, filter=content_filter(), images=flagged()[None], filename_prefix=prefix)
     assert not desk.quarantine().waiting() and not records(desk, "picture")
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "./"])
+def test_without_a_prefix_pictures_are_named_krea(comfy, desk, content_filter, prefix):
+    (shown,) = saved(comfy, content_filter(), safe(0)[None], filename_prefix=prefix).ui["images"]
+    assert (shown["filename"], shown["subfolder"]) == ("Krea_00001_.png", "")
+
+
+def test_an_approved_picture_is_not_lost_when_its_folder_has_become_a_file(comfy, desk, content_filter, tmp_path):
+    saved(comfy, content_filter(), flagged()[None], filename_prefix="taken/picture")
+    (tmp_path / "output").mkdir(exist_ok=True)
+    (tmp_path / "output" / "taken").write_text("a file")
+    (case,) = desk.quarantine().waiting()
+    assert Path(desk.quarantine().rule(case.id, True, "ann", "").released).name == "Krea_00001_.png"
+
+
+def test_a_picture_that_cannot_be_kept_holds_up_no_other(comfy, desk, content_filter, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(desk.quarantine(), "hold", full)
+    out = saved(comfy, content_filter(), torch.stack([safe(0), flagged(), safe(2)]))
+    assert len(out.ui["images"]) == 2 and "could not be kept for a person" in out.args[0]
+    assert [record["outcome"] for record in records(desk, "picture")] == ["pass", "block", "pass"]
+
+
+def test_the_record_says_so_when_a_picture_could_not_be_saved(comfy, desk, content_filter, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules[f"{comfy.module.__name__}.krea.files"], "create", full)
+    with pytest.raises(OSError, match="No space"):
+        saved(comfy, content_filter(), safe(0)[None])
+    (claimed,), (failed,) = records(desk, "saved"), records(desk, "not saved")
+    assert (failed["sha256"], failed["error"]) == (claimed["sha256"], "OSError")
+
+
+@pytest.mark.parametrize("choice", ["label", "content_credentials"])
+def test_a_mark_without_a_disclosure_is_refused_before_the_sampler(comfy, choice):
+    validate = comfy.nodes["FluxKreaSaveImage"].validate_inputs
+    assert "the disclosure is none" in validate(filename_prefix="Krea", disclosure="none", **{choice: True})
+    assert validate(filename_prefix="Krea", disclosure="made by AI", **{choice: True}) is True
+    assert "Expected one of made by AI" in validate(disclosure="loud")
 
 
 def test_a_picture_held_in_the_middle_of_a_graph_keeps_nothing_of_the_prompt(comfy, desk, content_filter):
@@ -340,6 +404,17 @@ def test_a_prompt_in_the_review_band_sends_its_pictures_to_review(comfy, desk, c
     doubtful = type(verdict)((own.text_judges[0].finding([Answer(finding.thresholds.review)]),))
     images, report, _ = passed(comfy, own.with_prompt(doubtful, "key"), safe(0)[None])
     assert "Picture 1: waits for review. Word lists" in report and images.message == report
+
+
+def test_of_two_prompts_what_is_found_in_either_counts(comfy, desk, content_filter):
+    """Two texts for one picture, such as one for CLIP-L and one for T5: a filter behind the other."""
+    doubtful = asked(comfy, content_filter(), "a nude woman on a beach, playboy").args[2]
+    both = asked(comfy, doubtful, "a wall").args[2]
+    assert [verdict.decision.name for verdict in (doubtful.prompt, both.prompt)] == ["REVIEW", "REVIEW"]
+    images, report, _ = passed(comfy, both, safe(0)[None])
+    assert "Picture 1: waits for review. Word lists" in report and images.message == report
+    keys = [record["prompt"] for record in records(desk, "prompt")]
+    assert records(desk, "picture")[0]["prompt"] == " ".join(keys) and len(set(keys)) == 2
 
 
 def test_a_prompt_with_an_embedding_sends_its_pictures_to_review(comfy, desk, content_filter):

@@ -205,7 +205,7 @@ def test_neither_the_websocket_nor_the_history_shows_a_flagged_picture(server, p
     events = list(server.events(gated([pictures[1]], 28)))
     (saving,) = [event.data for event in events if event.type == "executed" and event.data["node"] == "save"]
     assert saving["output"]["images"] == [] and not any(event.type == "preview" for event in events)
-    record = server.history(saving["prompt_id"])
+    record = server.wait(saving["prompt_id"])
     assert record["outputs"]["save"]["images"] == [] and "gate28_" not in json.dumps(record["outputs"])
 
 
@@ -228,6 +228,9 @@ def test_a_person_approves_or_rejects_over_http_once(server, pictures):
     "body, headers, status, message",
     [
         (b"{", {}, 400, "no JSON"),
+        (b"\xff", {}, 400, "no JSON"),
+        (b"[" * 200_000, {}, 400, "no JSON"),
+        ({"approved": True}, {"Content-Type": "application/json; charset=klingon"}, 400, "no JSON"),
         ({}, {}, 400, "approved: true"),
         ({"approved": "yes"}, {}, 400, "approved: true"),
         ([], {}, 400, "approved: true"),
@@ -248,15 +251,44 @@ def test_a_decision_that_is_none_is_refused(server, pictures, body, headers, sta
 
 
 def test_a_decision_that_cannot_be_carried_out_is_kept_and_says_so(server, pictures):
-    graph = gated([pictures[1]], 9)
-    graph["save"]["inputs"]["filename_prefix"] = "taken/picture"
-    server.run(graph)
-    (case,) = waiting(server, "taken/picture")
-    (server.output_dir / "taken").write_text("a file where the folder should be")
-    status, answer = send(server, f"{REVIEW}/{case['id']}", {"approved": True})
+    server.run(gated([pictures[1]], 9))
+    (case,) = waiting(server, "gate9")
+    audit = server.base / "user" / "__flux_krea" / "audit"
+    aside = audit.rename(audit.with_name("aside"))
+    audit.write_text("a file where the folder should be")
+    try:
+        status, answer = send(server, f"{REVIEW}/{case['id']}", {"approved": True})
+    finally:
+        audit.unlink()
+        aside.rename(audit)
     assert status == 500 and "is kept" in answer["error"] and "when ComfyUI starts" in answer["error"]
     held = server.base / "user" / "__flux_krea" / "quarantine" / case["id"]
     assert json.loads((held / "ruling.json").read_text())["approved"] and (held / "picture.png").exists()
+
+
+def test_a_picture_that_is_not_the_one_that_was_held_cannot_be_approved(server, pictures):
+    server.run(gated([pictures[1]], 31))
+    (case,) = waiting(server, "gate31")
+    (server.base / "user" / "__flux_krea" / "quarantine" / case["id"] / "picture.png").write_bytes(b"another")
+    status, answer = send(server, f"{REVIEW}/{case['id']}", {"approved": True})
+    assert status == 500 and "No decision was made" in answer["error"] and waiting(server, "gate31") == [case]
+    assert send(server, f"{REVIEW}/{case['id']}", {"approved": False})[0] == 200
+
+
+def test_what_could_only_fail_after_the_sampler_is_refused_before(server, pictures):
+    graph = gated([pictures[0]], 32)
+    graph["save"]["inputs"] |= {"filename_prefix": "../../x"}
+    status, answer = send(server, "/prompt", {"prompt": graph})
+    (error,) = answer["node_errors"]["save"]["errors"]
+    assert status == 200 and "leads out of the output folder" in error["details"]  # the prompt is judged all the same
+
+
+def test_a_prompt_that_waits_for_review_is_not_forgotten_behind_another(server, pictures):
+    graph = gated([pictures[0]], 33)
+    inputs = {"filter": ["filter", 0], "prompt": "a nude woman on a beach, playboy"}
+    graph["first"] = {"class_type": "FluxKreaPromptFilter", "inputs": inputs}
+    graph["prompt"]["inputs"]["filter"] = ["first", 2]
+    assert images_of(server.run(graph)) == [] and len(waiting(server, "gate33")) == 1
 
 
 def test_a_page_of_another_site_is_refused(server, pictures):
