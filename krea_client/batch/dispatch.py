@@ -16,7 +16,6 @@ from .jobs import BatchJob, read
 from .report import BatchEvent, Failure, JobOver, Report, Share, WorkerNotice
 from .worker import Worker
 
-AHEAD = 2  # jobs that a worker has at once: its server paints one while the other is on its way there or back
 LOSSES = 3  # a job that lost its worker so often may be what ends them
 PROBE = 2.0  # s between questions to a worker that is lost
 
@@ -119,7 +118,7 @@ class _Batch:
             self._given_up.discard(name)
             self._up.add(name)
             self._tell()
-            await _all(self._lane(worker) for _ in range(AHEAD))
+            await _all(self._lane(worker) for _ in range(worker.lanes))
 
     def _lose(self, name: str, error: ServerUnreachable) -> None:
         self._up.discard(name)

@@ -26,7 +26,7 @@ from ..request import Request
 from ..result import Result
 from .comfy_process import START_LIMIT, ComfyProcess, check_command
 from .jobs import with_pictures
-from .worker import Worker, make
+from .worker import Worker, lanes_for, make
 
 PLACE_LIMIT = 120.0  # s that Ray may take to find a place for an actor
 CANCEL_LIMIT = 10.0  # s to wait for an actor that was told to cancel its job
@@ -66,12 +66,13 @@ async def workers(
     try:
         painter = ray.remote(max_restarts=-1, num_cpus=0)(_Painter)
         made: list[Worker] = []
+        lanes = lanes_for(settings.get("time_limit"))
         for url in dict.fromkeys(urls):
             actors.append(painter.remote(url, None, settings))
-            made.append(RayWorker(Connection(url).url, actors[-1]))  # without a login
+            made.append(RayWorker(Connection(url).url, actors[-1], lanes))  # without a login
         for number in range(1, count + 1 if command else 1):
             actors.append(painter.options(**(options or {})).remote(None, (command, folder), settings))
-            made.append(RayWorker(f"ray worker {number}", actors[-1]))
+            made.append(RayWorker(f"ray worker {number}", actors[-1], lanes))
         yield made
     finally:
         for actor in actors:
@@ -83,8 +84,9 @@ async def workers(
 class RayWorker:
     """A worker that is an actor somewhere."""
 
-    def __init__(self, name: str, actor: Any):
+    def __init__(self, name: str, actor: Any, lanes: int):
         self.name = name
+        self.lanes = lanes
         self._actor = actor
 
     async def ready(self) -> None:

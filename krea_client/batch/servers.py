@@ -10,7 +10,7 @@ from typing import Any
 from ..client import AsyncKreaClient
 from ..request import Request
 from ..result import Result
-from .worker import Worker, make
+from .worker import Worker, lanes_for, make
 
 
 @asynccontextmanager
@@ -18,14 +18,16 @@ async def servers(urls: Iterable[str], **settings: Any) -> AsyncIterator[list[Wo
     """A worker for each address. settings: of `AsyncKreaClient`."""
     async with AsyncExitStack() as stack:
         clients = [AsyncKreaClient(url, **settings) for url in dict.fromkeys(urls)]
-        yield [Server(await stack.enter_async_context(client)) for client in clients]
+        lanes = lanes_for(settings.get("time_limit"))
+        yield [Server(await stack.enter_async_context(client), lanes) for client in clients]
 
 
 class Server:
     """A worker that is a client's server."""
 
-    def __init__(self, client: AsyncKreaClient):
+    def __init__(self, client: AsyncKreaClient, lanes: int):
         self.name = client.url
+        self.lanes = lanes
         self._client = client
 
     async def ready(self) -> None:

@@ -13,12 +13,16 @@ from ..events import Finished, Queued
 from ..request import Request
 from ..result import Result
 
+AHEAD = 2  # jobs that a worker has at once: its server paints one while the other is on its way there or back
+
 
 class Worker(Protocol):
-    """Takes jobs, several at once."""
+    """Takes jobs, `lanes` at once."""
 
     name: str
     """The address of its server, or another name that the next run gives it again."""
+
+    lanes: int
 
     async def ready(self) -> None:
         """Once it can work. Raises ServerUnreachable; it is then asked again from time to time."""
@@ -28,6 +32,11 @@ class Worker(Protocol):
 
         Cancelled, it cancels the job on its server. Raises any of `krea_client.errors`.
         """
+
+
+def lanes_for(time_limit: float | None) -> int:
+    """How many jobs a worker has at once: with a time limit one, which no other of the batch keeps waiting."""
+    return AHEAD if time_limit is None else 1
 
 
 def next_id(job_id: str) -> str:

@@ -20,6 +20,7 @@ from dev.host import ComfyHost
 from krea_client import batch
 from krea_client.delivery import read
 from krea_client.errors import CannotSave, InvalidRequest
+from tests.server.proxy import Proxy
 
 JOBS = int(os.environ.get("KREA_TEST_JOBS", 12))  # by hand: 200
 # One prompt and seed: each server paints it once and then has it in its cache; each job is still judged and saved.
@@ -118,6 +119,22 @@ def test_a_refused_prompt_is_finished_and_a_missing_picture_a_failure(server, tm
     assert made["blocked"].prompt_verdict.decision == "block" and made["blocked"].paths == []
     report = run(path, tmp_path / "out", server.url)
     assert (report.skipped, report.failed) == (2, 1)
+
+
+def test_with_a_time_limit_no_job_waits_behind_another_of_the_batch(server, tmp_path):
+    ahead = []
+
+    async def rule(request, forward):
+        if request.path == "/prompt":
+            queue = await asyncio.to_thread(server.get, "/queue")
+            ahead.append(len(queue["queue_running"] + queue["queue_pending"]))
+        return await forward()
+
+    with Proxy(server.url, rule) as proxy:
+        workers = batch.servers([proxy.url], time_limit=60)
+        path = job_file(tmp_path, [FAST | {"seed": seed} for seed in (300, 301, 302)])
+        assert asyncio.run(batch.run(path, tmp_path / "out", workers)).done == 3
+    assert ahead == [0, 0, 0]
 
 
 FULL = """

@@ -40,6 +40,8 @@ def job_file(tmp_path, *lines):
 class Painter:
     """A worker that writes a file and a result at once, or does what `does` says instead."""
 
+    lanes = 2
+
     def __init__(self, name="a", does=lambda request: None, there=True):
         self.name, self.does, self.there = name, does, there
         self.made = []
