@@ -57,7 +57,7 @@ class Folder:
         self._own = path / ".batch"
 
     def __enter__(self) -> Folder:
-        with _saving(self.path):
+        with saving(self.path):
             for folder in (self._own / "given", self._own / "partial"):
                 folder.mkdir(parents=True, exist_ok=True)
             self._held = open(self._own / "lock", "ab")
@@ -115,7 +115,7 @@ class Folder:
         """Notes who gets a job, before they do; the empty folder for its files."""
         self._note(job, given)
         partial = self._partial(job)
-        with _saving(partial):
+        with saving(partial):
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir()
@@ -139,7 +139,7 @@ class Folder:
                 "settings": result.settings | job.request.model_dump(mode="json"),
             }
         )
-        with _saving(target):
+        with saving(target):
             files.replace(_result_file(partial), result.model_dump_json(indent=2).encode() + b"\n")
             os.rename(partial, target)
             self._given(job).unlink(missing_ok=True)
@@ -148,12 +148,12 @@ class Folder:
     def report(self, report: Report) -> None:
         """Writes report.json."""
         path = self.path / "report.json"
-        with _saving(path):
+        with saving(path):
             files.replace(path, report.model_dump_json(indent=2).encode() + b"\n")
 
     def _note(self, job: BatchJob, given: Given) -> None:
         path = self._given(job)
-        with _saving(path):
+        with saving(path):
             files.replace(path, json.dumps({"request": job.request.values(), **given._asdict()}).encode())
 
     def _given(self, job: BatchJob) -> Path:
@@ -168,7 +168,7 @@ class Folder:
     def _read_token(self) -> uuid.UUID:
         path = self._own / "token"
         if not path.exists():
-            with _saving(path):
+            with saving(path):
                 files.replace(path, str(uuid.uuid4()).encode())
         try:
             return uuid.UUID(path.read_text())
@@ -195,7 +195,7 @@ def _difference(request: Request, folder: Path) -> str:
 
 
 @contextmanager
-def _saving(path: Path) -> Iterator[None]:
+def saving(path: Path) -> Iterator[None]:
     """Errors of the disk in words."""
     try:
         yield

@@ -10,27 +10,32 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from krea import files
 
 from .. import references
 from ..client import AsyncKreaClient
 from ..connection import Connection, tls_context
-from ..errors import ExtraMissing, KreaError, ServerUnreachable
+from ..errors import CannotSave, ExtraMissing, KreaError, ServerUnreachable
 from ..request import Request
 from ..result import Result
 from .comfy_process import START_LIMIT, ComfyProcess, check_command
+from .folder import saving
 from .jobs import with_pictures
 from .worker import Worker, lanes_for, make
 
 PLACE_LIMIT = 120.0  # s that Ray may take to find a place for an actor
 CANCEL_LIMIT = 10.0  # s to wait for an actor that was told to cancel its job
+ADDRESS_LIMIT = 5.0  # s in which a Ray cluster takes a connection
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray started here; what it carries are pictures
+ROOM = 64 * 2**20  # bytes that a worker's machine must take to be given a job; a picture of 4K is smaller
 
 
 @asynccontextmanager
@@ -113,7 +118,8 @@ class RayWorker:
         request = await _self_contained(request)
         result, made = await self._answer(self._actor.make.remote(request.values(), job_id))
         for name, data in made.items():
-            await asyncio.to_thread(files.create, folder / name, data)
+            with saving(folder / name):
+                await asyncio.to_thread(files.create, folder / name, data)
         return Result.model_validate_json(result)
 
     async def _answer(self, reference: Any) -> Any:
@@ -146,6 +152,8 @@ class _Painter:
         self._client = AsyncKreaClient(url or self._comfy.url, **settings)
 
     async def ready(self) -> None:
+        with _keeping(), tempfile.TemporaryFile() as probe:
+            probe.write(bytes(ROOM))
         if self._comfy:
             await self._comfy.ensure()
             if self._keeping is None or self._keeping.done():
@@ -153,9 +161,21 @@ class _Painter:
         await self._client.server()
 
     async def make(self, values: dict[str, Any], job_id: str) -> tuple[str, dict[str, bytes]]:
-        with tempfile.TemporaryDirectory() as folder:
+        with _keeping(), tempfile.TemporaryDirectory() as folder:
             result = await make(self._client, Request.read(values), job_id, Path(folder))
             return result.model_dump_json(), {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    """An actor whose machine takes no files is lost to the batch as if it were gone; others do its jobs."""
+    try:
+        yield
+    except (CannotSave, OSError) as error:
+        raise ServerUnreachable(
+            f"The machine {socket.gethostname()} does not take the pictures of its Ray worker ({error}). Make room in "
+            "its folder for temporary files, or start Ray there with another one in TMPDIR."
+        ) from None
 
 
 async def _self_contained(request: Request) -> Request:
@@ -168,7 +188,21 @@ async def _self_contained(request: Request) -> Request:
     return with_pictures(request, lambda image: carried.get(image, image))
 
 
+def _reach(address: str) -> None:
+    """Knocks at HOST:PORT, which Ray would do for ever where nobody is. Raises ServerUnreachable."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        if parts.port:  # "auto" has none
+            socket.create_connection((parts.hostname, parts.port), ADDRESS_LIMIT).close()
+    except (OSError, ValueError) as error:
+        raise ServerUnreachable(
+            f"No Ray cluster at {address} ({error}). Expected HOST:PORT, as `ray start --head` prints it there."
+        ) from None
+
+
 def _start(ray: Any, address: str | None) -> None:
+    if address:
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent off the machine unasked
     os.environ.setdefault("RAY_worker_niceness", "0")  # a ComfyUI is not to wait for what else the machine does
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE}

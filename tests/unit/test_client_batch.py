@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import asynccontextmanager
+from unittest.mock import MagicMock
 
 import pytest
 
 from dev.environment import ROOT
-from krea_client import batch
+from krea_client import Request, batch
 from krea_client.batch import dispatch, ray_pool
 from krea_client.batch.comfy_process import ComfyProcess
 from krea_client.batch.jobs import read
@@ -328,6 +330,46 @@ def test_ray_is_named_as_an_extra_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtraMissing, match=r'pip install "\.\[ray\]"'):
         asyncio.run(batch.run(job_file(tmp_path, FOG), tmp_path / "out", ray_pool.workers(["http://127.0.0.1:1"])))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid:6379", "127.0.0.1:port"])
+def test_an_address_where_no_ray_is_is_told_at_once(tmp_path, address):
+    pytest.importorskip("ray")
+    workers = ray_pool.workers(["http://127.0.0.1:1"], address=address)
+    begun = time.monotonic()
+    with pytest.raises(ServerUnreachable, match=f"No Ray cluster at {address}"):
+        asyncio.run(batch.run(job_file(tmp_path, FOG), tmp_path / "out", workers))
+    assert time.monotonic() - begun < 2 * ray_pool.ADDRESS_LIMIT
+
+
+def test_a_picture_from_ray_that_the_disk_does_not_take_is_told_in_words(tmp_path, monkeypatch):
+    async def answer(self, reference):
+        return "", {"krea_5.png": b"picture"}
+
+    monkeypatch.setattr(ray_pool.RayWorker, "_answer", answer)
+    worker = ray_pool.RayWorker("ray worker 1", MagicMock(), 2)
+    with pytest.raises(CannotSave, match=r"krea_5\.png could not be written"):
+        asyncio.run(worker.make(Request(**FOG), str(uuid.uuid4()), tmp_path / "gone"))
+
+
+def test_a_machine_that_takes_no_files_is_lost_as_a_worker_and_does_not_end_the_batch(tmp_path, monkeypatch):
+    async def full(*_):
+        raise CannotSave("/tmp/krea_5.png could not be written")
+
+    async def refused(step):
+        painter = ray_pool._Painter("http://127.0.0.1:9", None, {})
+        with pytest.raises(ServerUnreachable, match="does not take the pictures of its Ray worker"):
+            await step(painter)
+
+    def make(painter):
+        return painter.make(FOG, str(uuid.uuid4()))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_pool, "make", full)
+        asyncio.run(refused(make))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    asyncio.run(refused(make))
+    asyncio.run(refused(ray_pool._Painter.ready))
 
 
 @pytest.mark.parametrize("command", ["python main.py --port 8188", 'python "main.py --port {port}'])
