@@ -30,13 +30,19 @@ def fetch(folder: Path, names: Sequence[str], show: Show) -> list[Path]:
 
     folder: the models folder; each file goes into its own folder below.
     Raises InvalidRequest: an unknown name. DownloadFailed: refused (with the way to the licence), broken off, no room,
-    or other bytes than were published.
+    a folder that cannot be used, or other bytes than were published.
     """
     known = {file.name: file for files in FILES.values() for file in files}
     if unknown := [name for name in names if name not in known]:
         raise InvalidRequest(f"{', '.join(unknown)}: no published file has this name. Expected {', '.join(known)}.")
     chosen = [known[name] for name in names] or [FILES[slot][0] for slot in TEXT_TO_IMAGE]
-    return [asyncio.run(_fetch(file, folder, show)) for file in chosen]
+    try:
+        return [asyncio.run(_fetch(file, folder, show)) for file in chosen]
+    except OSError as error:
+        raise DownloadFailed(
+            f"{error.filename or folder} cannot be used: {error.strerror}. Expected a folder to write to, such as "
+            "ComfyUI/models, with room in it."
+        ) from None
 
 
 async def _fetch(file: ModelFile, folder: Path, show: Show) -> Path:
@@ -61,8 +67,6 @@ async def _fetch(file: ModelFile, folder: Path, show: Show) -> Path:
                         "Run the command again to go on from there."
                     ) from None
                 await asyncio.sleep(2**tries)
-            except OSError as error:
-                raise DownloadFailed(f"{partial} could not be written: {error.strerror}.") from None
     await _check(file, partial, show)
     os.replace(partial, target)
     return target

@@ -158,6 +158,12 @@ def test_a_missing_file_is_named_with_its_address(hub, tmp_path):
         fetch(tmp_path)
 
 
+def test_a_folder_that_cannot_be_made_is_named(hub, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadFailed, match=r"file.* cannot be used: Not a directory"):
+        fetch(tmp_path / "file")
+
+
 def test_a_disk_without_room_is_found_out_before_the_first_byte(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(DownloadFailed, match="has room for 1 kB"):
