@@ -47,7 +47,7 @@ def cells(values: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[
     without a seed gets the seed 0, so that only the axes differ.
 
     Raises InvalidRequest: nothing varies, a value out of its range, more than 100 pictures, style weights without
-    references.
+    references or beside weights of their own.
     """
     axes = {name: list(dict.fromkeys(values)) for name, values in axes.items()}
     fixed = {"seed": 0} | dict(values) | {name: values[0] for name, values in axes.items()} | {"num_images": 1}
@@ -56,8 +56,14 @@ def cells(values: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[
     if not axes:
         flags = ", ".join("--" + name.replace("_", "-") for name in AXES)
         raise InvalidRequest(f"Nothing to compare. Give several values to some of {flags}.")
-    if "style_reference_weight" in axes and not request.style_references:
-        raise InvalidRequest("The grid varies style_reference_weight, but there is no style reference.")
+    if "style_reference_weight" in axes:
+        if not request.style_references:
+            raise InvalidRequest("The grid varies style_reference_weight, but there is no style reference.")
+        if any(each.weight is not None for each in request.style_references):
+            raise InvalidRequest(
+                "The grid varies style_reference_weight, but a style reference has a weight of its own, which does not "
+                "vary. Give the references without weights."
+            )
     across = max(axes, key=lambda name: len(axes[name]))
     down = [name for name in axes if name != across]
     rows = list(itertools.product(*(axes[name] for name in down)))

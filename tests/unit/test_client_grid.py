@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from krea_client.errors import CannotSave
+from krea_client.errors import CannotSave, InvalidRequest
 from krea_client.grid import CELL, cells, save
 from krea_client.result import Picture, Result, Server, Timings
 
@@ -46,6 +46,13 @@ def test_three_axes_make_a_row_for_each_pair_of_the_shorter_ones():
         {"guidance_scale": [3, 4], "seed": [1, 2, 3], "style_reference_weight": [0.3, 0.7]},
     )
     assert (max(cell.row for cell in grid), max(cell.column for cell in grid)) == (3, 2)
+
+
+def test_style_weights_are_not_varied_beside_a_weight_of_a_references_own():
+    values = {"prompt": "a", "style_references": ["b.png", "c.png@0.9"]}
+    with pytest.raises(InvalidRequest, match="a weight of its own"):
+        cells(values, {"style_reference_weight": [0.3, 0.7]})
+    assert len(cells(values, {"seed": [1, 2]})) == 2
 
 
 def test_the_sheet_shows_each_picture_in_its_place(tmp_path):
