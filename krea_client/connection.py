@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,8 @@ PAUSE = 0.25  # s before the second try, doubled each time
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
 _LATER = (429, 502, 503, 504)  # a proxy's way to say that its server is not there at this moment
 _HERE = ("localhost", "127.0.0.1", "::1")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 _Value = TypeVar("_Value")
 
 
@@ -35,12 +38,14 @@ class Connection:
     Args:
         headers: sent with every request, the WebSocket's included; never logged.
         tls: for https: a context from `tls_context`.
+
+    Raises InvalidRequest: no address of a server, or a header that HTTP cannot carry.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None):
         parts = _parts(url)
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-        headers = {name: value.strip() for name, value in (headers or {}).items()}
+        headers = _checked(headers or {})
         if parts.username and "authorization" not in map(str.lower, headers):
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
@@ -157,8 +162,15 @@ class Connection:
                 f"{self.url} answers HTTP {status} and points to {elsewhere.scheme}://{elsewhere.hostname}. Give that "
                 "address with --server; if it is a login page, the header that it expects with --header."
             )
+        if status == 413:
+            raise InvalidRequest(
+                f"{self.url}{path.partition('?')[0]} answers HTTP 413: the server, or a proxy in front of it, takes no "
+                "upload as large as this picture. Raise the proxy's limit (nginx: client_max_body_size) or ComfyUI's "
+                "(--max-upload-size), or give a smaller picture."
+            )
         if status >= 400 and status not in allowed:
-            text = data[:300].decode(errors="replace").strip()
+            is_page = answer.content_type == "text/html"  # for browsers
+            text = "a page in place of data" if is_page else data[:300].decode(errors="replace").strip()
             kind = NotFound if status == 404 else ServerUnreachable
             raise kind(f"{self.url}{path.partition('?')[0]} answers HTTP {status}: {text}")
 
@@ -186,19 +198,39 @@ def tls_context(
         ca_file: PEM file of the authorities to trust besides the system's.
         certificate, key: PEM files by which this client shows who it is.
         verify: False trusts any server; for tests in one's own network.
+
+    Raises InvalidRequest: a file that cannot be used, or a key without its certificate.
     """
+    if key and not certificate:
+        raise InvalidRequest(f"The key {key} has no certificate. Give the certificate that it belongs to, too.")
     context = ssl.create_default_context()
+    given = ca_file
     try:
         if ca_file:
             context.load_verify_locations(ca_file)
         if certificate:
+            given = " with ".join(filter(None, (certificate, key)))
             context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise InvalidRequest(f"The certificate file could not be used ({ca_file or certificate}): {error}") from None
+        raise InvalidRequest(f"The certificate file could not be used ({given}): {error}") from None
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers as they are sent. Raises InvalidRequest, which shows no value: it may be a secret."""
+    checked = {name: value.strip() for name, value in headers.items()}
+    for name, value in checked.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise InvalidRequest(f"The header name {name!r} cannot be sent. Expected letters, digits and -.")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise InvalidRequest(
+                f"The value of the header {name} (not shown here) cannot be sent: it has a line break or another "
+                "control character in it. Expected one line of text."
+            )
+    return checked
 
 
 def _parts(url: str) -> SplitResult:

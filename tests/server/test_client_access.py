@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 from aiohttp import web
+from PIL import Image
 
 from krea_client import KreaClient, errors
 from krea_client.connection import tls_context
@@ -55,6 +56,11 @@ def test_a_private_authority_is_trusted_when_it_is_named(server, tmp_path, autho
                 assert last.result.paths and not any(isinstance(event, Notice) for event in events)
 
 
+def test_a_certificate_that_cannot_be_used_is_named_beside_a_good_authority(authority):
+    with pytest.raises(errors.InvalidRequest, match=r"\(gone.pem with key.pem\)"):
+        tls_context(ca_file=str(authority[0]), certificate="gone.pem", key="key.pem")
+
+
 @pytest.mark.parametrize("given", ["a header", "a login in the address"])
 def test_a_proxy_that_wants_to_know_who_asks_is_told_and_nobody_else(server, tmp_path, caplog, hurry, given):
     expected = "Bearer s3cret" if given == "a header" else "Basic bWU6czNjcmV0L2tleQ=="  # me:s3cret/key
@@ -93,6 +99,28 @@ def test_a_login_that_ends_in_the_middle_is_told_at_once(server, tmp_path):
 
     with Proxy(server.url, rule) as proxy, KreaClient(proxy.url) as client, pytest.raises(errors.AccessDenied):
         client.generate(small(), tmp_path)
+
+
+def test_a_proxy_that_takes_no_large_upload_is_told_with_its_setting_and_no_page(server, tmp_path):
+    async def rule(request, forward):
+        if request.path != "/upload/image":
+            return await forward()
+        return web.Response(status=413, text="<html><h1>Request Entity Too Large", content_type="text/html")
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with Proxy(server.url, rule) as proxy, KreaClient(proxy.url) as client:
+        with pytest.raises(errors.InvalidRequest, match="HTTP 413.*client_max_body_size") as caught:
+            client.generate(small(style_references=[str(tmp_path / "a.png")]), tmp_path)
+    assert "<" not in str(caught.value)
+
+
+def test_a_proxys_page_of_an_error_is_not_told(server):
+    async def rule(request, forward):
+        return web.Response(status=500, text="<html><h1>Oh no", content_type="text/html")
+
+    with Proxy(server.url, rule) as proxy, KreaClient(proxy.url) as client:
+        with pytest.raises(errors.ServerUnreachable, match="answers HTTP 500: a page in place of data"):
+            client.server()
 
 
 def test_an_address_that_moved_is_told(server):

@@ -62,6 +62,27 @@ def test_a_certificate_file_that_cannot_be_used_is_named(tmp_path):
             tls_context(ca_file=str(tmp_path / file))
 
 
+def test_a_key_without_its_certificate_is_refused():
+    with pytest.raises(InvalidRequest, match="key.pem has no certificate"):
+        tls_context(key="key.pem")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("Authorization", "s3cret\r\nX: y"),
+        ("X-Key", "s3cret\udcff"),
+        ("X Key", "s3cret"),
+        ("X\n", "s3cret"),
+        ("", "s3cret"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_without_its_value(name, value):
+    with pytest.raises(InvalidRequest, match="header") as caught:
+        Connection("localhost", {name: value})
+    assert "s3cret" not in str(caught.value)
+
+
 def failed(kind, **data):
     return {"status": {"status_str": "error", "completed": False, "messages": [("execution_start", {}), (kind, data)]}}
 
