@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from krea import VERSION
 from krea.prompting import CHOICES
@@ -55,15 +55,6 @@ class JobCall(Strict):
     wait: float = Field(
         default=WAIT, ge=0, description="Seconds to wait, at most as many as generate_image waits. 0 only looks."
     )
-
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> JobCall:
-        """A call out of JSON values. Raises InvalidRequest."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            lines = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors())
-            raise InvalidRequest("\n".join(lines)) from None
 
 
 def serve(client: AsyncKreaClient, out: Path, *, http: tuple[str, int] | None = None, wait: float = WAIT) -> None:

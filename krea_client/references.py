@@ -104,8 +104,10 @@ def _checked(data: bytes, name: str) -> str:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
             return picture.format.lower()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InvalidRequest(f"{name} is no picture that can be read ({error}). Expected PNG, JPEG or WebP.") from None
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        # Pillow names what it does not know by its place in memory.
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise InvalidRequest(f"{name} is no picture that can be read{why}. Expected PNG, JPEG or WebP.") from None
 
 
 def _too_large(image: str) -> str:

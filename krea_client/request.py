@@ -6,9 +6,10 @@ Numbers and words come from `krea`, so that the client asks for what the nodes t
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from krea import aspect_ratio as sizes
 from krea import recipe
@@ -17,8 +18,27 @@ from krea.seeds import SEED_COUNT, batch_seeds
 
 from .errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 MEGAPIXELS = recipe.Setting(1.0, 0.0625, 4.0)  # 256 px square to 2048 px square
 FILTERS = ("judge", "review", "off")
+_KINDS = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
+_BOUNDS = {"minimum": "at least", "maximum": "at most", "exclusiveMaximum": "below", "minLength": "its length at least"}
+
+
+def _whole(value: Any) -> Any:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "It has half a character in it (a lone surrogate), which no file and no server takes. Expected text in "
+            "Unicode"
+        ) from None
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_whole)]
 
 
 class Strict(BaseModel):
@@ -26,11 +46,20 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """A value out of JSON values. Raises InvalidRequest, which names every field that is wrong."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            whole = _schema(cls)
+            raise InvalidRequest("\n".join(_sentence(each, whole) for each in error.errors())) from None
+
 
 class StyleReference(Strict):
     """A picture whose look the result takes on. Also written as text: the image, or the image, "@" and the weight."""
 
-    image: str = Field(min_length=1, description="The picture: a path, an http(s) URL or a data URI.")
+    image: Text = Field(min_length=1, description="The picture: a path, an http(s) URL or a data URI.")
     weight: float | None = Field(
         default=None,
         ge=recipe.LEAST_STYLE_WEIGHT,
@@ -52,12 +81,12 @@ class StyleReference(Strict):
 class Request(Strict):
     """One job: a prompt, and how it becomes one to four pictures."""
 
-    prompt: str = Field(
+    prompt: Text = Field(
         default="",
         description="What the picture shows, in plain sentences: subject, place, light, lens, material. Up to 512 "
         "T5 tokens, about 380 words, are read. May be empty with an image_prompt only.",
     )
-    negative_prompt: str = Field(
+    negative_prompt: Text = Field(
         default="", description="What to keep out of the picture. It acts only with a true_cfg_scale above 1."
     )
     aspect_ratio: Literal[tuple(sizes.PRESETS)] = Field(
@@ -122,7 +151,7 @@ class Request(Strict):
         description="The weight of every style reference that names none. The greatest weight also sets how hard the "
         "references pull beside the prompt: 0.3 hints, 0.7 gives look and palette, 1.0 overrules much of the prompt.",
     )
-    image_prompt: str | None = Field(
+    image_prompt: Text | None = Field(
         default=None,
         min_length=1,
         description="A picture (path, http(s) URL or data URI) whose content is followed, not only its look.",
@@ -158,14 +187,6 @@ class Request(Strict):
             )
         return self
 
-    @classmethod
-    def read(cls, values: dict[str, Any]) -> Request:
-        """A request out of JSON values. Raises InvalidRequest, which names every field that is wrong."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise InvalidRequest("\n".join(map(_sentence, error.errors()))) from None
-
     def changed(self, **values: Any) -> Request:
         """This request with other values in some fields. Raises InvalidRequest."""
         return self.read(self.values() | values)
@@ -199,8 +220,12 @@ class Request(Strict):
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a request: flat, without references or nulls, as LLM tools read it best."""
-    whole = Request.model_json_schema()
-    return _plain(whole, whole.pop("$defs"))
+    return _schema(Request)
+
+
+def _schema(kind: type[BaseModel]) -> dict[str, Any]:
+    whole = kind.model_json_schema()
+    return _plain(whole, whole.pop("$defs", {}))
 
 
 def _plain(node: Any, definitions: dict[str, Any], named: bool = False) -> Any:
@@ -220,15 +245,41 @@ def _plain(node: Any, definitions: dict[str, Any], named: bool = False) -> Any:
     return {key: _plain(value, definitions, named=key == "properties") for key, value in node.items()}
 
 
-def _sentence(error: dict[str, Any]) -> str:
-    """One of pydantic's findings as a line: which field, what was found, what was expected."""
+def _sentence(error: dict[str, Any], whole: dict[str, Any]) -> str:
+    """One of pydantic's findings as a line: which field, what was found, what the schema expects."""
     place = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     if not place:
         return message
+    *parents, field = error["loc"]
+    around = _at(whole, parents)
     if error["type"] == "extra_forbidden":
-        return f"{place}: there is no such field. The fields are {', '.join(Request.model_fields)}."
-    return f"{place}: found {_short(error['input'])}. {message}."
+        return f"{place}: there is no such field. The fields are {', '.join(around['properties'])}."
+    expected = f"Expected {_expected(_at(around, [field]))}"
+    if error["type"] == "missing":
+        return f"{place}: it is missing. {expected}."
+    return f"{place}: found {_short(error['input'])}. {message if error['type'] == 'value_error' else expected}."
+
+
+def _at(node: dict[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
+    """The schema of a field in a schema."""
+    for key in place:
+        node = node["items"] if isinstance(key, int) else node["properties"].get(key, {})
+    return node
+
+
+def _expected(field: dict[str, Any]) -> str:
+    """What a field takes, in words."""
+    if "enum" in field:
+        return f"one of {', '.join(field['enum'])}"
+    if "pattern" in field:
+        return f"text of the form {field['pattern']}"
+    if "items" in field:
+        return f"a list of at most {field['maxItems']}, each of them {_expected(field['items'])}"
+    if "properties" in field:
+        return f"an object with the fields {', '.join(field['properties'])}"
+    bounds = " and ".join(f"{word} {field[key]}" for key, word in _BOUNDS.items() if key in field)
+    return _KINDS[field["type"]] + (f", {bounds}" if bounds else "")
 
 
 def _short(value: Any) -> str:

@@ -243,8 +243,8 @@ def test_a_job_is_found_again_when_the_tool_was_restarted(server, root, tmp_path
         ("generate_image", {"prompt": "a cat", "guidance": 3}, "invalid_request", "guidance: there is no such field."),
         ("generate_image", {"prompt": "a cat", "num_images": 9}, "invalid_request", "num_images: found 9."),
         ("generate_image", None, "invalid_request", "prompt is empty."),
-        ("job", {}, "invalid_request", "job_id: Field required."),
-        ("job", {"job_id": "../../etc/passwd"}, "invalid_request", "job_id: String should match"),
+        ("job", {}, "invalid_request", "job_id: it is missing. Expected text"),
+        ("job", {"job_id": "../../etc/passwd"}, "invalid_request", "job_id: found '../../etc/passwd'. Expected"),
         ("job", {"job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12}, "invalid_request", "No job 00000000-"),
     ],
 )

@@ -36,6 +36,8 @@ WRONG = [
     {"style_references": [{"image": "a.png", "weight": 1.05}]},
     {"style_references": [{"image": "a.png", "strength": 0.5}]},
     {"guidance": 4.5},
+    {"texture_enhancement": "perhaps"},
+    {"style_references": [5]},
 ]
 
 
@@ -77,6 +79,50 @@ def test_what_the_model_refuses_the_schema_refuses_too(wrong):
         Request.read(values)
     [field] = wrong
     assert str(caught.value).startswith(field)
+    for word in ("Input should", "valid", "tuple", "dictionary", "instance", "required", "String"):
+        assert word not in str(caught.value), "words of Python"
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"num_images": 1.5}, "num_images: found 1.5. Expected a whole number, at least 1 and at most 4."),
+        ({"seed": -1}, f"seed: found -1. Expected a whole number, at least 0 and below {2**64}."),
+        ({"resolution": "2K"}, "resolution: found '2K'. Expected one of 1K, 1.5K, 4K."),
+        (
+            {"style_references": "a.png"},
+            "style_references: found 'a.png'. Expected a list of at most 3, each of them an object with the fields "
+            "image, weight.",
+        ),
+        ({"style_references": [{}]}, "style_references.0.image: it is missing. Expected text, its length at least 1."),
+        (
+            {"style_references": [{"image": "a.png", "strength": 1}]},
+            "style_references.0.strength: there is no such field. The fields are image, weight.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_told_in_words_of_people(wrong, message):
+    with pytest.raises(InvalidRequest) as caught:
+        Request.read({"prompt": "x", **wrong})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "a \ud83d"},
+        {"negative_prompt": "a \ud83d"},
+        {"image_prompt": "\udcff.png"},
+        {"style_references": ["\udcff.png"]},
+    ],
+    ids=ascii,
+)
+def test_half_a_character_is_refused(values):
+    [field] = values
+    with pytest.raises(InvalidRequest, match=rf"^{field}.*\\ud.*lone surrogate.*Expected text in Unicode\.$") as caught:
+        Request.read({"prompt": "x", **values})
+    str(caught.value).encode()
 
 
 def test_schema_is_flat_and_has_a_sentence_for_every_field():
