@@ -34,15 +34,20 @@ def shown(preview: bool) -> Iterator[Callable[[Event], None]]:
     if not console.is_terminal:
         yield _written
         return
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
-    )
+    # Words of the server are shown as they are; brackets in them are not rich's markup.
+    words = TextColumn("{task.description}", markup=False)
+    bar = Progress(SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), console=console)
     task = bar.add_task("Handing over", total=None)
     picture = _picture_class() if preview else None
+    handed_over = False
     with Live(bar, console=console, transient=True, refresh_per_second=8) as live:
 
         def show(event: Event) -> None:
+            nonlocal handed_over
             if isinstance(event, Queued):
+                if not handed_over:
+                    live.console.print(f"Handed over as job {event.job_id}", style="dim", highlight=False)
+                    handed_over = True
                 bar.update(task, description=f"Waiting behind {event.ahead}" if event.ahead else "Handed over")
             elif isinstance(event, Started):
                 bar.update(task, description="Loading")
@@ -51,7 +56,7 @@ def shown(preview: bool) -> Iterator[Callable[[Event], None]]:
             elif isinstance(event, Preview) and picture:
                 live.update(Group(picture(io.BytesIO(event.image), width=PREVIEW_WIDTH, height="auto"), bar))
             elif isinstance(event, Notice):
-                live.console.print(event.text, highlight=False)
+                live.console.print(event.text, highlight=False, markup=False)
 
         yield show
 

@@ -1,10 +1,13 @@
 import argparse
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from krea_client import cli, errors
 from krea_client.cli import flags
+from krea_client.events import Notice, Progress, Queued
 from krea_client.request import Request, schema
 
 
@@ -60,8 +63,6 @@ def test_a_prompt_of_one_dash_is_read_from_the_input(monkeypatch):
 
 
 def iter_text(text: str):
-    import io
-
     return io.StringIO(text)
 
 
@@ -119,6 +120,32 @@ def test_a_header_is_shown_nowhere(capsys, monkeypatch):
     assert cli.main(["server", "--server", "http://name:secret-4@127.0.0.1:9", "--header", "X:secret-3"]) == 3
     told = capsys.readouterr()
     assert "secret" not in told.out + told.err
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> io.StringIO:
+    """What a terminal is sent."""
+    sent = io.StringIO()
+    monkeypatch.setattr("krea_client.cli.terminal.Console", lambda stderr: Console(file=sent, force_terminal=True))
+    return sent
+
+
+def test_a_terminal_is_told_the_job_id_once_as_soon_as_the_server_has_the_job(terminal):
+    from krea_client.cli.terminal import shown
+
+    with shown(preview=False) as show:
+        show(Queued("5f8a1c2e", ahead=2))
+        show(Queued("5f8a1c2e", ahead=1))
+    assert terminal.getvalue().count("Handed over as job 5f8a1c2e") == 1
+
+
+def test_a_terminal_shows_brackets_in_the_words_of_a_server(terminal):
+    from krea_client.cli.terminal import shown
+
+    with shown(preview=False) as show:
+        show(Notice("5f8a1c2e", "[/b] gone"))
+        show(Progress("5f8a1c2e", "[/i]node", 1, 2))
+    assert "[/b] gone" in terminal.getvalue() and "[/i]node" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("reader", ["openai", "anthropic", "mcp"])
