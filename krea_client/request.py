@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 MEGAPIXELS = recipe.Setting(1.0, 0.0625, 4.0)  # 256 px square to 2048 px square
 FILTERS = ("judge", "review", "off")
-_KINDS = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
-_BOUNDS = {"minimum": "at least", "maximum": "at most", "exclusiveMaximum": "below", "minLength": "its length at least"}
+_KINDS = {  # of JSON schema, as messages name them
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+}
+_BOUNDS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "minLength": "its length at least",
+    "maxItems": "its length at most",
+}
 
 
 def _whole(value: Any) -> Any:
@@ -274,8 +286,6 @@ def _expected(field: dict[str, Any]) -> str:
         return f"one of {', '.join(field['enum'])}"
     if "pattern" in field:
         return f"text of the form {field['pattern']}"
-    if "items" in field:
-        return f"a list of at most {field['maxItems']}, each of them {_expected(field['items'])}"
     if "properties" in field:
         return f"an object with the fields {', '.join(field['properties'])}"
     bounds = " and ".join(f"{word} {field[key]}" for key, word in _BOUNDS.items() if key in field)

@@ -89,11 +89,8 @@ def test_what_the_model_refuses_the_schema_refuses_too(wrong):
         ({"num_images": 1.5}, "num_images: found 1.5. Expected a whole number, at least 1 and at most 4."),
         ({"seed": -1}, f"seed: found -1. Expected a whole number, at least 0 and below {2**64}."),
         ({"resolution": "2K"}, "resolution: found '2K'. Expected one of 1K, 1.5K, 4K."),
-        (
-            {"style_references": "a.png"},
-            "style_references: found 'a.png'. Expected a list of at most 3, each of them an object with the fields "
-            "image, weight.",
-        ),
+        ({"style_references": "a.png"}, "style_references: found 'a.png'. Expected a list, its length at most 3."),
+        ({"style_references": [5]}, "style_references.0: found 5. Expected an object with the fields image, weight."),
         ({"style_references": [{}]}, "style_references.0.image: it is missing. Expected text, its length at least 1."),
         (
             {"style_references": [{"image": "a.png", "strength": 1}]},
