@@ -241,6 +241,10 @@ def _parts(url: str) -> SplitResult:
             return parts
     except ValueError:  # a port that is no number, half an IPv6 address
         pass
-    scheme, separator, rest = url.rpartition("://")
-    shown = scheme + separator + rest.rpartition("@")[2]
-    raise InvalidRequest(f"The server's address is {shown!r}. Expected http://HOST:PORT or https://HOST/PATH.")
+    # Without login, query and fragment; nothing where an @ or ? may belong to either.
+    plain = re.fullmatch(r"(\w+://)?([^?#]*@)?([^?#@]*)([?#][^@]*)?", url, re.DOTALL)
+    shown = (plain[1] or "") + plain[3] if plain else "..."
+    raise InvalidRequest(
+        f"The server's address is {shown!r}. Expected http://HOST:PORT or https://HOST/PATH with nothing behind it; a "
+        "token goes into a header."
+    )

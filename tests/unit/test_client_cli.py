@@ -148,6 +148,23 @@ def test_a_terminal_shows_brackets_in_the_words_of_a_server(terminal):
     assert "[/b] gone" in terminal.getvalue() and "[/i]node" in terminal.getvalue()
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://h:1/?token=secret",
+        "http://h:1/#secret",
+        "h:1?a=http://b/secret",
+        "http://me:secret@h:1/?next=http://b/secret",
+        "http://me:secret?secret@h:1",
+        "http://h:1/?mail=me@secret",
+    ],
+)
+def test_what_is_secret_in_a_wrong_address_is_not_shown(address, capsys):
+    assert cli.main(["server", "--server", address]) == 2
+    told = capsys.readouterr().err
+    assert "secret" not in told and ("h:1" in told or "'...'" in told)
+
+
 @pytest.mark.parametrize("reader", ["openai", "anthropic", "mcp"])
 def test_the_schema_is_wrapped_for_each_kind_of_tool(reader, capsys):
     assert cli.main(["schema", "--for", reader]) == 0
