@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -30,12 +31,14 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack a letter of a path; standard error never fails
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
         return options.run(options)
     except errors.KreaError as error:
         if getattr(options, "json", False):
-            print(json.dumps({"error": {"kind": error.kind, "message": str(error)}}, ensure_ascii=False))
+            print(json.dumps({"error": {"kind": error.kind, "message": str(error)}}))
         print(f"krea-client: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of the output has seen enough

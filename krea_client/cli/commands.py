@@ -105,7 +105,7 @@ def schema(options: argparse.Namespace) -> int:
     """The request's JSON schema."""
     from ..tool import definition
 
-    print(json.dumps(definition(options.reader), indent=2, ensure_ascii=False))
+    print(json.dumps(definition(options.reader), indent=2))
     return 0
 
 
@@ -171,7 +171,7 @@ def _answer(options: argparse.Namespace, results: list[Result], **more: Any) -> 
 
 
 def _print(options: argparse.Namespace, values: Any, text: str) -> None:
-    print(json.dumps(values, indent=2, ensure_ascii=False) if options.json else text)
+    print(json.dumps(values, indent=2) if options.json else text)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -85,6 +85,18 @@ def test_without_json_people_read_paths_seeds_and_settings(server, root, tmp_pat
     assert "Step 15 of 15" in done.stderr or "Finished" in done.stderr
 
 
+@pytest.mark.parametrize("answer", [[], ["--json"]], ids=["text", "json"])
+def test_an_output_that_lacks_letters_of_the_prompt_and_path_gets_them_escaped(server, root, tmp_path, answer):
+    out = tmp_path / "富士山"
+    words = ["富士山", *SMALL, "--seed", 5, "--out", out, *answer]
+    done = run(server, root, "generate", *words, env=environment(server) | {"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0, done.stderr
+    if answer:
+        assert Result.model_validate_json(done.stdout).paths == [str(out / "krea_5.png")]
+    else:
+        assert r"\u5bcc\u58eb\u5c71" in done.stdout
+
+
 def test_a_refused_prompt_is_a_result_with_an_exit_code_of_its_own(server, root, tmp_path):
     done = run(server, root, "generate", "hardcore porn", *SMALL, "--out", tmp_path, "--json")
     result = Result.model_validate_json(done.stdout)
