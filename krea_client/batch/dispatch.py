@@ -123,7 +123,8 @@ class _Batch:
     def _lose(self, name: str, error: ServerUnreachable) -> None:
         self._up.discard(name)
         if name not in self._lost:
-            self._on_event(WorkerNotice(name, f"{name} is lost: {error}"))
+            lost = "A server is lost" if name in str(error) else f"{name} is lost"
+            self._on_event(WorkerNotice(name, f"{lost}: {error}"))
         self._lost[name] = error
 
     async def _lane(self, worker: Worker) -> None:

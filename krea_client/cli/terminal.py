@@ -71,7 +71,7 @@ def batch_shown() -> Iterator[Callable[[JobOver | WorkerNotice], None]]:
 
         def show(event: JobOver | WorkerNotice) -> None:
             if isinstance(event, WorkerNotice):
-                line = f"{event.worker}: {event.text}"
+                line = event.text
             else:
                 bar.update(task, completed=event.finished, total=event.total)
                 end = event.failure.message if event.failure else event.result.status

@@ -139,6 +139,14 @@ def test_a_terminal_is_told_the_job_id_once_as_soon_as_the_server_has_the_job(te
     assert terminal.getvalue().count("Handed over as job 5f8a1c2e") == 1
 
 
+def test_a_lost_server_is_named_once(tmp_path, capsys):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}')
+    words = ["batch", str(tmp_path / "jobs.jsonl"), "--out", str(tmp_path / "out"), "--server", "http://127.0.0.1:9"]
+    assert cli.main(words) == errors.ServerUnreachable.exit_code
+    (notice,) = [line for line in capsys.readouterr().err.splitlines() if "is lost" in line]
+    assert notice.count("http://127.0.0.1:9") == 1
+
+
 def test_a_terminal_shows_brackets_in_the_words_of_a_server(terminal):
     from krea_client.cli.terminal import shown
 
