@@ -16,7 +16,7 @@ from krea.model_file.catalogue import Slot
 
 from . import delivery, host, references
 from .connection import Connection
-from .errors import InvalidRequest, TimeLimit
+from .errors import GraphRefused, InvalidRequest, ServerUnreachable, TimeLimit
 from .events import Event, Finished
 from .graph import build, slots
 from .job import Job, cancel
@@ -94,6 +94,7 @@ class AsyncKreaClient:
         Raises any of `krea_client.errors`.
         """
         begun = time.monotonic()
+        job: Job | None = None
         known, job_id = job_id is not None, _checked(job_id or str(uuid.uuid4()))
         if request.seed is None:  # it follows from the id, so that asking again under the id asks for the same
             request = request.changed(seed=int(job_id[-8:], 16))
@@ -104,6 +105,12 @@ class AsyncKreaClient:
             try:
                 return await asyncio.wait_for(step, left)
             except asyncio.TimeoutError:
+                if job and job.record:
+                    raise TimeLimit(
+                        f"The job is finished on {self.url}, but its pictures were not here within "
+                        f"{self._time_limit:g} s. Run a batch again as it was; ask for a single job again with "
+                        f"--job-id {job_id} and more time; nothing is painted twice."
+                    ) from None
                 raise TimeLimit(
                     f"The job did not finish within {self._time_limit:g} s and was cancelled on {self.url}. Give it "
                     "more time, or ask for fewer steps, fewer pictures or a smaller resolution."
@@ -111,9 +118,13 @@ class AsyncKreaClient:
 
         server, names, graph = await limited(self._graph(request, job_id))
         job = Job(self._connection, graph, job_id, known=known, previews=previews, patience=self._patience)
-        async with aclosing(job.events()) as happenings:
-            while (event := await limited(anext(happenings, None))) is not None:
-                yield event
+        try:
+            async with aclosing(job.events()) as happenings:
+                while (event := await limited(anext(happenings, None))) is not None:
+                    yield event
+        except GraphRefused:  # perhaps of a model file that has gone since the server was looked at
+            needed((await limited(self._known_host(fresh=True))).models, self._models, slots(request))
+            raise
         result = await limited(
             delivery.deliver(
                 self._connection, job, request, Path(out), server.identity(self.url), names, begun, self._patience
@@ -176,6 +187,7 @@ class KreaClient:
         """Ends the connection. Jobs go on."""
         if not self._loop.is_closed():
             self._wait(self._async.close())
+            self._wait(self._loop.shutdown_asyncgens())  # events that were not read to their end
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -213,6 +225,10 @@ class KreaClient:
         return self._wait(self._async.server())
 
     def _wait(self, step: Coroutine[Any, Any, _Value]) -> _Value:
+        if self._loop.is_closed():
+            step.close()
+            raise ServerUnreachable(f"The connection to {self.url} has been closed.")
+
         async def awaited() -> _Value:  # anext() gives an awaitable that is no coroutine
             return await step
 

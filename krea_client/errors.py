@@ -76,7 +76,7 @@ class JobInterrupted(KreaError):
 
 
 class TimeLimit(KreaError):
-    """The job took longer than it was given; it was cancelled on the server."""
+    """The job took longer than it was given; unless only its pictures were late, it was cancelled on the server."""
 
     exit_code = 11
     kind = "time_limit"

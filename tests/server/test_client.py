@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import hashlib
 import io
 import json
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from dev.client import images_of
+from dev.host import link
 from krea import VERSION, disclosure
 from krea_client import AsyncKreaClient, KreaClient, Request, delivery, job
-from krea_client.errors import InvalidRequest, JobInterrupted, TimeLimit
+from krea_client.errors import InvalidRequest, JobInterrupted, ModelsMissing, ServerUnreachable, TimeLimit
 from krea_client.events import Finished, Preview, Progress, Queued, Started
 from krea_client.graph import build, slots
+from tests.server.proxy import Proxy
 from tests.server.small_jobs import PLAIN, pixels, runs, saved, small
 
 LONG = small(seed=90, num_images=4, num_inference_steps=50, true_cfg_scale=2)  # longer than any test waits
@@ -166,6 +170,18 @@ def test_the_server_and_its_models_are_told(server, client):
     assert all(found.file.startswith("krea_mini_") for found in client.models())
 
 
+def test_a_model_file_that_has_gone_since_is_missing(server, client, tmp_path):
+    client.models()
+    [(folder, file)] = [each for each in server.models if each[1].name == "krea_mini_vae.safetensors"]
+    (server.models_dir / folder / file.name).unlink()
+    try:
+        with pytest.raises(ModelsMissing, match="VAE: ae.safetensors"):
+            client.generate(small(), tmp_path)
+    finally:
+        link(file, server.models_dir / folder / file.name)
+    assert client.generate(small(), tmp_path).status == "done"
+
+
 def test_async_jobs_share_a_client(server, tmp_path):
     async def both():
         async with AsyncKreaClient(server.url) as client:
@@ -224,6 +240,32 @@ def test_the_time_limit_cancels_on_the_server(server, tmp_path):
         client.generate(LONG, tmp_path)
     assert_idle(server)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_limit_while_the_pictures_are_on_their_way_says_that_the_job_is_finished(
+    server, client, hurry, tmp_path
+):
+    async def rule(request, forward):
+        return web.Response(status=502) if request.path == "/view" else await forward()
+
+    job_id = str(uuid.uuid4())
+    client.generate(small(**PLAIN), tmp_path / "before", job_id=job_id)
+    with Proxy(server.url, rule) as proxy, KreaClient(proxy.url, time_limit=2) as late:
+        with pytest.raises(TimeLimit, match=f"is finished on .* within 2 s.* --job-id {job_id}") as caught:
+            late.generate(small(**PLAIN), tmp_path / "after", job_id=job_id)
+    assert "cancelled" not in str(caught.value)
+
+
+def test_a_closed_client_says_so_and_leaves_nothing_behind(server, tmp_path, recwarn):
+    with KreaClient(server.url) as client:
+        events = client.events(small(), tmp_path)
+        next(events)
+    for ask in (client.server, client.models, lambda: client.generate(small(), tmp_path), events.__next__):
+        with pytest.raises(ServerUnreachable, match=f"connection to {server.url} has been closed"):
+            ask()
+    gc.collect()
+    assert not [each.message for each in recwarn if "never awaited" in str(each.message)]
+    assert_idle(server)
 
 
 def test_closing_the_events_cancels_on_the_server(server, client, tmp_path):
