@@ -87,9 +87,16 @@ async def _serve_http(server: Server, host: str, port: int) -> None:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InvalidRequest(f"{host}:{port} cannot be listened on: {error.strerror}. Choose another port.") from None
+    security = _security(host)
     # Base64 makes a reference picture a third longer.
-    app = server.streamable_http_app(transport_security=_security(host), max_request_body_size=2 * LARGEST)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    app = server.streamable_http_app(transport_security=security, max_request_body_size=2 * LARGEST)
+
+    async def answer(scope: Any, *channels: Any) -> None:
+        if scope["type"] == "http":  # what a caller has reached is an address of this machine, which may have many
+            _allow(security, scope["server"][0])
+        await app(scope, *channels)
+
+    config = uvicorn.Config(answer, log_level="warning", timeout_graceful_shutdown=5)
     await uvicorn.Server(config).serve(sockets=[listener])
 
 
@@ -99,11 +106,17 @@ def _security(host: str) -> TransportSecuritySettings:
         logging.getLogger(__name__).warning(
             "Whoever reaches %s can make pictures here and use any picture on this machine as a reference.", host
         )
-    names = ["127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host, socket.gethostname()]
-    return TransportSecuritySettings(
-        allowed_hosts=[each for name in names for each in (name, f"{name}:*")],
-        allowed_origins=[f"http://{name}:*" for name in names],
-    )
+    security, name = TransportSecuritySettings(), socket.gethostname()
+    for each in ("127.0.0.1", "localhost", "::1", host, name, name.lower(), f"{name.lower()}.local", socket.getfqdn()):
+        _allow(security, each)
+    return security
+
+
+def _allow(security: TransportSecuritySettings, name: str) -> None:
+    name = f"[{name}]" if ":" in name else name
+    if name not in security.allowed_hosts:
+        security.allowed_hosts += [name, f"{name}:*"]
+        security.allowed_origins += [f"http://{name}", f"http://{name}:*"]
 
 
 def build(jobs: Jobs, out: Path, wait: float) -> Server:

@@ -144,7 +144,11 @@ def add_mcp(parser: argparse.ArgumentParser) -> None:
     """How the LLM tool is served."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument(
-        "--http", type=_address, metavar="HOST:PORT", help="serve over HTTP; by default over standard input and output"
+        "--http",
+        type=_address,
+        metavar="HOST:PORT",
+        help="serve over HTTP, at /mcp, in place of standard input and output; 0.0.0.0 as HOST listens on all "
+        "addresses of this machine, and callers name it by any of them or by its name",
     )
     parser.add_argument(
         "--wait",

@@ -40,11 +40,11 @@ def command(server, out, wait, *more):
 
 
 @contextlib.contextmanager
-def over_http(server, out, wait, root):
+def over_http(server, out, wait, root, host="127.0.0.1"):
     """A tool that listens, as (its process, its address)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    serve = command(server, str(out), str(wait), "--http", f"127.0.0.1:{port}")
+    serve = command(server, str(out), str(wait), "--http", f"{host}:{port}")
     process = subprocess.Popen(serve, cwd=root, stdout=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
@@ -321,6 +321,26 @@ def test_a_page_of_another_site_does_not_reach_the_tool(tool, headers, status):
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(urllib.request.Request(tool[0], body, accepted | headers))
     assert refusal.value.code == status
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no 127.0.0.2")
+def test_on_all_addresses_the_tool_answers_to_each_of_them_and_to_no_foreign_name(server, root, tmp_path):
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+    kind = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+
+    def status(address, **headers):
+        try:
+            return urllib.request.urlopen(urllib.request.Request(address, body, kind | headers)).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with over_http(server, tmp_path, 0, root, host="0.0.0.0") as (_, address):
+        other = address.replace("127.0.0.1", "127.0.0.2")  # all of 127.* is this machine
+        refused = [421, 403]
+        assert status(other) not in refused and status(other, Origin=other.removesuffix("/mcp")) not in refused
+        assert status(other, Host="evil.example") == 421
+        assert status(other, Origin="http://evil.example") == 403
+        assert status(address, Host=f"{socket.gethostname()}:80") not in refused
 
 
 def test_a_port_that_is_taken_is_named(tmp_path):
