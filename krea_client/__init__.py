@@ -10,7 +10,13 @@ with KreaClient("http://127.0.0.1:8188") as client:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import AsyncKreaClient, KreaClient
+    from .errors import KreaError
+    from .request import Request, StyleReference, schema
+    from .result import Result
 
 _HOMES = {
     "AsyncKreaClient": "client",
@@ -21,7 +27,7 @@ _HOMES = {
     "StyleReference": "request",
     "schema": "request",
 }
-__all__ = list(_HOMES)
+__all__ = ["AsyncKreaClient", "KreaClient", "KreaError", "Request", "Result", "StyleReference", "schema"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,13 @@
 """What can go wrong has a type, an exit code and a word of its own, and no message tells a secret."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import krea_client
 from krea_client import errors, job
 from krea_client.connection import Connection, tls_context
 from krea_client.errors import InvalidRequest, JobFailed, JobInterrupted, KreaError, OutOfMemory
@@ -119,6 +122,18 @@ def test_a_record_of_a_failure_is_told_in_words(record, kind, message):
     with pytest.raises(kind, match=message) as caught:
         job.outputs(record)
     assert type(caught.value) is kind
+
+
+def test_type_checkers_find_every_name_where_it_is_imported_from(root):
+    [block] = [node for node in ast.parse(Path(krea_client.__file__).read_text()).body if isinstance(node, ast.If)]
+    seen = {name.name: each.module for each in block.body for name in each.names}
+    assert seen == krea_client._HOMES and sorted(seen) == sorted(krea_client.__all__)
+    for name in krea_client.__all__:
+        assert getattr(krea_client, name)
+    for package in ("krea", "krea_client"):
+        assert (root / package / "py.typed").exists() and f'{package} = ["py.typed"]' in (
+            root / "pyproject.toml"
+        ).read_text(encoding="utf-8")
 
 
 def test_the_client_needs_no_torch():
