@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     which = made.add_mutually_exclusive_group()
     which.add_argument("--image", type=int, metavar="N", help="only image N of that batch (1 is the first)")
     which.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one picture for each of these seeds")
-    flags.add_request(made, without=("seed", "num_images"))
+    flags.add_request(made, without=("seed", "num_images"), earlier=True)
 
     made = command(
         "grid",

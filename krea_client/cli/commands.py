@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from krea import VERSION
 
-from ..errors import BLOCKED_EXIT_CODE, ExtraMissing, InvalidRequest
+from ..errors import BLOCKED_EXIT_CODE, ExtraMissing, InvalidRequest, KreaError
 from ..request import Request
 from . import flags
 
@@ -46,8 +46,11 @@ def vary(options: argparse.Namespace) -> int:
         requests = [earlier.changed(seed=earlier.seeds[options.image - 1], num_images=1)]
     elif options.seeds:
         requests = [earlier.changed(seed=seed, num_images=1) for seed in options.seeds]
-    with _client(options) as client:
-        return _answer(options, [_made(options, client, each) for each in requests])
+    results: list[Result] = []
+    with _client(options) as client, _finished(options, results):
+        for each in requests:
+            results.append(_made(options, client, each))
+    return _answer(options, results)
 
 
 def grid(options: argparse.Namespace) -> int:
@@ -57,9 +60,11 @@ def grid(options: argparse.Namespace) -> int:
     values = flags.request(options)
     axes = {name: values.pop(name) for name in sheets.AXES if name in values}
     cells = sheets.cells(values, axes)
-    with _client(options) as client:
-        results = [_made(options, client, cell.request) for cell in cells]
-    sheet = sheets.save(cells, results, options.out)
+    results: list[Result] = []
+    with _client(options) as client, _finished(options, results):
+        for cell in cells:
+            results.append(_made(options, client, cell.request))
+        sheet = sheets.save(cells, results, options.out)
     code = _answer(options, results, sheet=str(sheet))
     if not options.json:
         print(sheet)
@@ -115,6 +120,16 @@ def batch(options: argparse.Namespace) -> int:
         raise InvalidRequest(
             "--start and --ray-address are for workers on Ray: add --ray, or start ComfyUI yourself and use --server."
         )
+    started = {
+        "count": options.workers,
+        "folder": options.folder,
+        "options": None if options.gpus is None else {"num_gpus": options.gpus},
+    }
+    started = {name: value for name, value in started.items() if value is not None}
+    if started and not options.start:
+        raise InvalidRequest(
+            "--workers, --folder and --gpus are for the ComfyUIs that --start starts: add --start, or leave them out."
+        )
     with _client_library():
         from .. import batch as batches
     from .terminal import batch_shown
@@ -128,10 +143,8 @@ def batch(options: argparse.Namespace) -> int:
         workers = ray_pool.workers(
             urls,
             command=options.start,
-            folder=options.folder,
-            count=options.workers,
-            options={"num_gpus": options.gpus} if options.gpus else None,
             address=options.ray_address,
+            **started,
             **settings | {"tls": _tls_files(options)},
         )
     with batch_shown() as show:
@@ -159,6 +172,18 @@ def _made(options: argparse.Namespace, client: KreaClient, asked: Request, job_i
             show(event)
     assert isinstance(event, Finished)
     return event.result
+
+
+@contextlib.contextmanager
+def _finished(options: argparse.Namespace, results: list[Result]) -> Iterator[None]:
+    """Prints the results that there are when the next one fails or is cancelled; they may have taken hours."""
+    try:
+        yield
+    except (KreaError, KeyboardInterrupt) as error:
+        if results:
+            _answer(options, results, error={"kind": getattr(error, "kind", "cancelled"), "message": str(error)})
+            options.json = False  # the error is in the output, too, which is one JSON value
+        raise
 
 
 def _answer(options: argparse.Namespace, results: list[Result], **more: Any) -> int:
@@ -189,7 +214,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _tls_files(options: argparse.Namespace) -> dict[str, Any] | None:
     """The arguments of tls_context; None: as the system trusts."""
-    if not (options.ca_file or options.certificate or options.insecure):
+    if not (options.ca_file or options.certificate or options.key or options.insecure):
         return None
     return {
         "ca_file": options.ca_file,

@@ -26,15 +26,29 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_request(parser: argparse.ArgumentParser, without: Collection[str] = (), several: Collection[str] = ()) -> None:
-    """A flag for every field of a request; `without` some, and `several` with any number of values."""
-    group = parser.add_argument_group("what the pictures show and how they are made")
+def add_request(
+    parser: argparse.ArgumentParser,
+    without: Collection[str] = (),
+    several: Collection[str] = (),
+    earlier: bool = False,
+) -> None:
+    """A flag for every field of a request; `without` some, and `several` with any number of values.
+
+    earlier: what is not given comes from an earlier job.
+    """
+    group = parser.add_argument_group(
+        "what the pictures show and how they are made",
+        "What is not given stays as it was in the earlier job." if earlier else None,
+    )
     positional = {action.dest for action in parser._actions if not action.option_strings}
     for name in Request.model_fields:
         if name in without or name in positional:
             continue
         field, flag = _FIELDS[name], "--" + name.replace("_", "-")
-        settings: dict[str, Any] = {"dest": f"request.{name}", "default": argparse.SUPPRESS, "help": _help(name)}
+        settings: dict[str, Any] = {"dest": f"request.{name}", "default": argparse.SUPPRESS}
+        settings["help"] = _help(name, default=not earlier)
+        if name in several:  # a grid compares, so its pictures share a seed
+            settings["help"] = settings["help"].replace("By default random.", "By default 0.")
         if field["type"] == "boolean":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
         elif field["type"] == "array":
@@ -107,21 +121,29 @@ def job() -> argparse.ArgumentParser:
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
     """What a batch runs, where to, and with whom."""
-    parser.add_argument("jobs", type=Path, metavar="JOBS.jsonl", help="one request a line, as JSON; see schema")
+    parser.add_argument(
+        "jobs",
+        type=Path,
+        metavar="JOBS.jsonl",
+        help='one request a line, as JSON: any fields that schema prints, and an "id" of letters, digits, - and _ that '
+        "names the job's folder (default: line_ and its number); any other key is refused",
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for pictures, results and report"
     )
     group = parser.add_argument_group("many machines")
     group.add_argument("--ray", action="store_true", help="work on Ray; each --server gets a worker there")
     group.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster; without it Ray is started here")
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="how many ComfyUIs --start starts")
+    group.add_argument("--workers", type=int, metavar="N", help="how many ComfyUIs --start starts (default: 1)")
     group.add_argument(
         "--start",
         metavar="COMMAND",
         help='how a Ray worker starts a ComfyUI of its own, such as "python main.py --port {port}"',
     )
-    group.add_argument("--folder", default=".", metavar="DIR", help="where the worker runs --start: ComfyUI's folder")
-    group.add_argument("--gpus", type=float, default=0, metavar="N", help="GPUs that Ray gives to each started ComfyUI")
+    group.add_argument("--folder", metavar="DIR", help="where the worker runs --start: ComfyUI's folder (default: .)")
+    group.add_argument(
+        "--gpus", type=float, metavar="N", help="GPUs that Ray gives to each ComfyUI of --start (default: 0)"
+    )
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
@@ -202,9 +224,9 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _help(name: str) -> str:
+def _help(name: str, default: bool = True) -> str:
     field = _FIELDS[name]
-    default = field.get("default")
+    default = field.get("default") if default else None
     shown = "" if default in (None, "", []) or isinstance(default, bool) else f" (default: {default})"
     return (field["description"] + shown).replace("%", "%%")
 

@@ -1,6 +1,7 @@
 """The command krea-client in a process of its own, against a real ComfyUI."""
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -10,11 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from PIL import Image, ImageChops
 
+from krea_client import cli
 from krea_client.result import Result
+from tests.server.proxy import Proxy
 
 SMALL = ["--aspect-ratio", "1:1", "--megapixels", "0.0625", "--num-inference-steps", "15", "--no-texture-enhancement"]
+NO_SIGNALS = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 STAR = ["a green star on a white background", *SMALL]
 
 
@@ -76,6 +81,28 @@ def test_grid_writes_a_sheet_of_all_combinations(server, root, tmp_path):
     assert [each["settings"]["guidance_scale"] for each in answer["results"]] == [1.0, 8.0]
     with Image.open(answer["sheet"]) as sheet:
         assert sheet.width == 2 * sheet.height - 52
+
+
+@pytest.mark.parametrize("end", ["failure", pytest.param("Ctrl-C", marks=NO_SIGNALS)])
+@pytest.mark.parametrize("command", ["grid", "vary"])
+def test_what_is_finished_is_told_when_the_next_picture_is_not_made(made, server, tmp_path, capsys, command, end):
+    jobs = itertools.count(1)
+
+    async def rule(request, forward):
+        if request.path == "/prompt" and next(jobs) == 2:
+            if end == "failure":
+                return web.Response(status=403)
+            os.kill(os.getpid(), signal.SIGINT)
+        return await forward()
+
+    asked = {"grid": [*STAR, "--seed", "21", "22"], "vary": [str(made[1] / "krea_5.json"), "--seeds", "21", "22"]}
+    with Proxy(server.url, rule) as proxy:
+        code = cli.main([command, *asked[command], "--server", proxy.url, "--out", str(tmp_path), "--json"])
+    told = capsys.readouterr()
+    answer = json.loads(told.out)
+    assert [each["pictures"][0]["path"] for each in answer["results"]] == [str(tmp_path / "krea_21.png")]
+    assert (code, answer["error"]["kind"]) == {"failure": (3, "access_denied"), "Ctrl-C": (130, "cancelled")}[end]
+    assert {"failure": "HTTP 403", "Ctrl-C": "cancelled"}[end] in told.err
 
 
 def test_without_json_people_read_paths_seeds_and_settings(server, root, tmp_path):
@@ -142,7 +169,7 @@ def test_a_missing_model_is_named_with_what_the_server_offers(server, root, tmp_
     assert "krea_mini_vae.safetensors" in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+@NO_SIGNALS
 def test_ctrl_c_cancels_the_job_on_the_server(server, root, tmp_path):
     slow = [*STAR[:-3], "--num-inference-steps", "50", "--num-images", "4", "--out", tmp_path]
     command = [sys.executable, "-m", "krea_client", "generate", *map(str, slow)]

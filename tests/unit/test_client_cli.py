@@ -75,6 +75,26 @@ def test_the_help_of_generate_says_what_every_field_does(capsys):
         assert " ".join(field["description"].split())[:60] in text
 
 
+def told_by_help(command: str, capsys) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_tells_each_commands_own_defaults(capsys):
+    request = "what the pictures show and how they are made"
+    assert "(default: 28)" in told_by_help("generate", capsys)
+    vary = told_by_help("vary", capsys).partition(f"{request}: What is not given stays as it was in the earlier job.")
+    assert vary[2] and "default:" not in vary[2]
+    grid = told_by_help("grid", capsys)
+    assert "By default 0." in grid and "By default random" not in grid
+
+
+def test_the_help_of_batch_says_what_a_line_may_hold(capsys):
+    told = told_by_help("batch", capsys)
+    assert 'an "id" of letters, digits' in told and "any other key is refused" in told
+
+
 def test_the_help_lists_every_exit_code(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -93,6 +113,11 @@ def test_the_help_lists_every_exit_code(capsys):
         (["generate", "a", "--header", "no colon"], "not of the form"),
         (["generate", "a", "--model", "unet=x"], "PART=FILE"),
         (["generate", "a", "--server", "ftp://x"], "Expected http://HOST:PORT"),
+        (["generate", "a", "--key", "key.pem"], "key.pem has no certificate"),
+        (["generate", "a", "--header", "X:secret\nY: b"], "The value of the header X (not shown here)"),
+        (["batch", "a.jsonl", "--out", "b", "--ray", "--workers", "2"], "add --start"),
+        (["batch", "a.jsonl", "--out", "b", "--folder", "ComfyUI"], "add --start"),
+        (["batch", "a.jsonl", "--out", "b", "--gpus", "1"], "add --start"),
         (["grid", "a", "--seed", "1"], "Nothing to compare"),
         (["grid", "a", "--style-reference-weight", "0.2", "0.4"], "no style reference"),
         (["grid", "a", "--seed", *map(str, range(101))], "101 pictures"),
@@ -104,7 +129,7 @@ def test_a_wrong_call_ends_with_code_2_and_says_why(arguments, words, capsys, tm
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     told = capsys.readouterr()
-    assert words in told.err
+    assert words in told.err and "secret" not in told.err
     assert not told.out
 
 
