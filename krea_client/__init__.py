@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .request import Request, StyleReference, schema
     from .result import Result
 
+DEFAULT_URL = "http://127.0.0.1:8188"
 _HOMES = {
     "AsyncKreaClient": "client",
     "KreaClient": "client",

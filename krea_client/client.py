@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from krea.model_file.catalogue import Slot
 
-from . import delivery, host, references
+from . import DEFAULT_URL, delivery, host, references
 from .connection import Connection
 from .errors import GraphRefused, InvalidRequest, ServerUnreachable, TimeLimit
 from .events import Event, Finished
@@ -24,7 +24,6 @@ from .models import Found, find, needed
 from .request import Request
 from .result import Result
 
-DEFAULT_URL = "http://127.0.0.1:8188"
 PATIENCE = 60.0  # s that a server may stay away, as long as a restart with its models takes
 _Value = TypeVar("_Value")
 

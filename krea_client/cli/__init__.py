@@ -11,7 +11,7 @@ from pathlib import Path
 
 from krea.audit import __main__ as audit
 
-from .. import errors
+from .. import DEFAULT_URL, errors
 from ..grid import AXES
 from . import commands, flags
 
@@ -19,9 +19,9 @@ _DESCRIPTION = (
     "Makes pictures with FLUX.1 Krea [dev] on a ComfyUI that has the Flux Krea pack, without opening it. "
     "Every command has its own --help."
 )
-_EPILOG = """\
+_EPILOG = f"""\
 environment:
-  KREA_SERVER    the address, where --server is not given (default http://127.0.0.1:8188)
+  KREA_SERVER    the address, where --server is not given (default {DEFAULT_URL})
   KREA_HEADERS   headers for a proxy, one "Name: value" a line; as --header, but not seen in the list of processes
   HF_TOKEN       a Hugging Face token, for models download
 

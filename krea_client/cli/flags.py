@@ -11,10 +11,10 @@ from typing import Any
 
 from krea.model_file.catalogue import FILES, Slot
 
+from .. import DEFAULT_URL
 from ..errors import InvalidRequest
 from ..request import Request, schema
 
-DEFAULT_URL = "http://127.0.0.1:8188"
 _FIELDS = schema()["properties"]
 _TYPES = {"string": str, "integer": int, "number": float}
 
