@@ -230,8 +230,9 @@ def _encoded(ruling: Ruling) -> bytes:
 def _read(kind: type[_Record], path: Path) -> _Record:
     try:
         record = kind(**json.loads(path.read_bytes()))
-        for name, type_ in get_type_hints(kind).items():
-            if not isinstance(value := getattr(record, name), type_):
+        types = get_type_hints(kind)
+        for name, value in asdict(record).items():
+            if not isinstance(value, types[name]):
                 raise TypeError(f"{name} is {value!r}")
         return record
     except (ValueError, TypeError) as error:

@@ -1,5 +1,6 @@
 """What every test may use: the shipped graphs with the small model in them, and one real ComfyUI for the session."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from dev import small_model
 from dev.client import Graph
 from dev.environment import ROOT
 from dev.host import ComfyHost
+
+
+def pytest_configure() -> None:
+    # A shell starts what it runs in the background, such as this suite, deaf to Ctrl-C, which some tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
