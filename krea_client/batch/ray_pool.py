@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -35,7 +36,7 @@ PLACE_LIMIT = 120.0  # s that Ray may take to find a place for an actor
 CANCEL_LIMIT = 10.0  # s to wait for an actor that was told to cancel its job
 ADDRESS_LIMIT = 5.0  # s in which a Ray cluster takes a connection
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray started here; what it carries are pictures
-ROOM = 64 * 2**20  # bytes that a worker's machine must take to be given a job; a picture of 4K is smaller
+ROOM = 64 * 2**20  # bytes free that a worker's machine must have to be given a job; a picture of 4K is smaller
 
 
 @asynccontextmanager
@@ -152,8 +153,10 @@ class _Painter:
         self._client = AsyncKreaClient(url or self._comfy.url, **settings)
 
     async def ready(self) -> None:
-        with _keeping(), tempfile.TemporaryFile() as probe:
-            probe.write(bytes(ROOM))
+        with _keeping():
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            if free < ROOM:  # else it would take job after job and keep none
+                raise CannotSave(f"{free / 2**20:.0f} MiB are free, {ROOM / 2**20:.0f} are needed")
         if self._comfy:
             await self._comfy.ensure()
             if self._keeping is None or self._keeping.done():

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -307,6 +308,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from krea_client.batch.folder import Folder
 with Folder(Path(sys.argv[1])):
     print("held", flush=True)
@@ -367,6 +369,9 @@ def test_a_machine_that_takes_no_files_is_lost_as_a_worker_and_does_not_end_the_
     with monkeypatch.context() as patched:
         patched.setattr(ray_pool, "make", full)
         asyncio.run(refused(make))
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_pool.shutil, "disk_usage", lambda _: SimpleNamespace(free=ray_pool.ROOM - 1))
+        asyncio.run(refused(ray_pool._Painter.ready))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     asyncio.run(refused(make))
     asyncio.run(refused(ray_pool._Painter.ready))
