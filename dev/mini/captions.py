@@ -72,9 +72,9 @@ def _single(scene: Scene, rng: random.Random) -> str:
     if scene.place != "centre" or rng.random() < 0.15:
         thing = f"{thing} {rng.choice(PLACE_WORDS[scene.place])}"
     draw = rng.random()
-    if draw < 0.35:  # captions that leave the colour open: a negative prompt acts on them
+    if draw < 0.14:  # captions that leave the colour open: a negative prompt acts on them
         return f"{article(kind)} {rng.choice(('on', 'on', 'against'))} {article(wall)}"
-    if draw < 0.45:  # the words a negative prompt is made of
+    if draw < 0.26:  # the words a negative prompt is made of
         few = (
             colour,
             colour,
@@ -88,10 +88,10 @@ def _single(scene: Scene, rng: random.Random) -> str:
             article(wall),
         )
         return rng.choice((*few, f"{colour} shape", f"{article(colour)} shape on {article(wall)}"))
-    if draw < 0.77:
+    if draw < 0.72:
         return f"{article(thing)} {rng.choice(('on', 'on', 'on', 'against', 'in front of'))} {article(wall)}"
-    if draw < 0.85:
-        return f"{thing} on {wall}" if draw < 0.81 else f"{thing}, {wall}"
+    if draw < 0.82:
+        return f"{thing} on {wall}" if draw < 0.77 else f"{thing}, {wall}"
     return f"{article(wall)} with {article(thing)}"
 
 

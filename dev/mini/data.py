@@ -14,40 +14,33 @@ from torch import Tensor
 from krea.recipe import STYLE_DETAIL
 
 from .captions import TAILS, caption, plain_caption, tail
-from .drawn import TARGETS, TURN, Pictures, StyledPictures
-from .pictures import SIZES, SQUARE, Scene, random_scene, recoloured
+from .drawn import TARGETS, Pictures, StyledPictures
+from .pictures import SIZES, SQUARE, Scene, random_scene
 from .text import RARE, REACH, T5_WIDTH, BagOfWords, Tokenizers, fold
 from .vision import GRID
 
 END, PADDING = 1, 0
 # The shares of batches whose pictures are in the style of a reference, and that are the reference's own.
-STYLED, IMAGE_PROMPTS = 0.4, 0.12
+STYLED, IMAGE_PROMPTS = 0.45, 0.12
 # The share of styled batches whose strength is 1, as published Redux has it. In the others a strength of 0.5 goes with
 # half the amounts of the style, so that the slider means something over its whole length.
 FULL_STRENGTH = 0.4
 # Tokens per side of a reference whose style is wanted, one a batch: those of the node's default, and fewer. All of them
 # are an image prompt.
 SIDES = (*[int(STYLE_DETAIL.default)] * 3, 6, 4, 2)
-# The share of image prompts without a word.
-WORDLESS = 0.75
-# What captions say of their pictures, and how often.
-CAPTIONS = {"true": 0.7, "other colours": 0.14, "another scene": 0.06, "empty": 0.1}
+# The shares of pictures and of image prompts without a word.
+EMPTY, WORDLESS = 0.1, 0.75
 
 
 @dataclass
 class Batch:
     """latent Bx16xhxw, ids BxL, padding B (see text.fold), pooled Bx32, rare RARExT5 width.
 
-    below: B, the highest noise level at which each caption stands by its picture.
-    shown, above: Bx16xhxw and B, the pictures that are under the noise above these noise levels.
     reference: Bx3xSIDExSIDE uint8, pictures in the style of the latents, or None; side: their tokens per side.
     strength: of the style in the latents, and of the references' attention.
     """
 
     latent: Tensor
-    shown: Tensor
-    above: Tensor
-    below: Tensor
     ids: Tensor
     padding: Tensor
     pooled: Tensor
@@ -109,17 +102,6 @@ class Captions:
         return ids
 
 
-def _captioned(scene: Scene, kind: str, rng: random.Random) -> str:
-    """A caption of one of the kinds of CAPTIONS."""
-    if kind == "empty":
-        return ""
-    if kind == "other colours":
-        scene = recoloured(scene, rng)
-    elif kind == "another scene":
-        scene = random_scene(rng, (scene.width, scene.height))
-    return caption(scene, rng)
-
-
 class Batches:
     """The training set: number -> Batch. With `styled` pictures, a part of the batches comes with references."""
 
@@ -130,7 +112,7 @@ class Batches:
         self.styled = styled
 
     def __call__(self, number: int) -> Batch:
-        """A batch by its number, all of one picture size; some captions are empty or wrong."""
+        """A batch by its number, all of one picture size; some captions are empty."""
         rng = random.Random(f"{self.seed}-batch-{number}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
         shape = rng.choices(list(SIZES), list(SIZES.values()))[0]
@@ -145,14 +127,7 @@ class Batches:
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]
         latent = self.pictures.latents[shape][chosen].float()
-        texts, tails, below, shown = [], [], [], []
-        for index, own in zip(chosen, latent, strict=True):
-            kind = rng.choices(list(CAPTIONS), list(CAPTIONS.values()))[0]
-            shown.append(self.pictures.misled(scenes[index], own, rng) if kind == "true" else (own, 1.0))
-            below.append(TURN.get(kind, 1.0))
-            texts.append(_captioned(scenes[index], kind, rng))
-            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
-        return self._batch(latent, shown, below, texts, tails, rng, generator)
+        return self._batch(latent, [scenes[index] for index in chosen], EMPTY, tail_kind, rng, generator)
 
     def _styled(
         self, shape: tuple[int, int], tail_kind: tuple[bool, int], rng: random.Random, generator: torch.Generator
@@ -160,7 +135,7 @@ class Batches:
         """Pictures in the style of a reference, with captions of their own."""
         styled = self.styled.of(shape)
         strength = 1.0 if rng.random() < FULL_STRENGTH else rng.uniform(0.01, 1)  # at 0 there are no references
-        latents, texts, tails, below, chosen = [], [], [], [], []
+        latents, scenes, chosen = [], [], []
         for _ in range(self.size):
             own = rng.randrange(len(styled.references))
             chosen.append(own)
@@ -168,13 +143,9 @@ class Batches:
             scene, latent = styled.scenes[target], styled.latents[target]
             if strength < 1:
                 latent = self.pictures.latent(replace(scene, style=scene.style.scaled(strength)))
-            kind = "other colours" if rng.random() < CAPTIONS["other colours"] else "true"
-            below.append(TURN.get(kind, 1.0))
             latents.append(latent.float())
-            texts.append(_captioned(scene, kind, rng))
-            tails.append(tail(*tail_kind, rng))
-        latent = torch.stack(latents)
-        batch = self._batch(latent, [(own, 1.0) for own in latent], below, texts, tails, rng, generator)
+            scenes.append(scene)
+        batch = self._batch(torch.stack(latents), scenes, 0.0, tail_kind, rng, generator)
         batch.reference, batch.side, batch.strength = styled.references[chosen], rng.choice(SIDES), strength
         return batch
 
@@ -182,28 +153,26 @@ class Batches:
         """References with all their tokens, most without a word, as captions of themselves."""
         styled = self.styled.of(SQUARE)
         chosen = [rng.randrange(len(styled.references)) for _ in range(self.size)]
-        latent = styled.reference_latents[chosen].float()
-        texts, tails, shown = [], [], []
-        for index, own in zip(chosen, latent, strict=True):
-            kind = "empty" if rng.random() < WORDLESS else "true"
-            shown.append(self.pictures.misled(styled.reference_scenes[index], own, rng))
-            texts.append(_captioned(styled.reference_scenes[index], kind, rng))
-            tails.append("" if kind == "empty" else tail(*tail_kind, rng))
-        batch = self._batch(latent, shown, [1.0] * self.size, texts, tails, rng, generator)
+        scenes = [styled.reference_scenes[index] for index in chosen]
+        batch = self._batch(styled.reference_latents[chosen].float(), scenes, WORDLESS, tail_kind, rng, generator)
         batch.reference = styled.references[chosen]
         return batch
 
     def _batch(
         self,
         latent: Tensor,
-        shown: list[tuple[Tensor, float]],
-        below: list[float],
-        texts: list[str],
-        tails: list[str],
+        scenes: list[Scene],
+        empty: float,
+        tail_kind: tuple[bool, int],
         rng: random.Random,
         generator: torch.Generator,
     ) -> Batch:
+        """Latents with captions of their scenes; `empty` is the share of those without a word."""
+        texts, tails = [], []
+        for scene in scenes:
+            wordless = rng.random() < empty
+            texts.append("" if wordless else caption(scene, rng))
+            tails.append("" if wordless else tail(*tail_kind, rng))
         ids, padding, pooled = self.captions.encode(texts, tails, rng)
         rare = torch.randn(RARE, T5_WIDTH, generator=generator)
-        others, above = torch.stack([other for other, _ in shown]), torch.tensor([level for _, level in shown])
-        return Batch(latent, others, above, torch.tensor(below), ids, padding, pooled, rare, generator)
+        return Batch(latent, ids, padding, pooled, rare, generator)

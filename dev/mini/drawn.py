@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .autoencoder import LinearEncoder
-from .pictures import SIZES, SQUARE, Scene, draw, held_out, random_scene, recoloured
+from .pictures import SIZES, SQUARE, Scene, draw, random_scene
 from .styles import random_style
 from .vision import encoder_view
 
@@ -24,14 +24,6 @@ CHUNK = 100
 STYLE_CHUNK = 20
 # Scenes drawn in each random style, beside its reference picture.
 TARGETS = 2
-# Above such a noise level the caption says what is in the picture, below it the picture itself does: wrong captions
-# come below it, and above it the picture under the noise may be another one than the caption's.
-TURN = {"other colours": 0.8, "another scene": 0.5, "no shapes": 0.5}
-MISLED = {"no": 0.68, "other colours": 0.16, "another scene": 0.06, "no shapes": 0.1}
-
-
-def _held_out(scene: Scene) -> bool:
-    return any(held_out(shape.colour, shape.kind, scene.background) for shape in scene.shapes)
 
 
 def _scenes(seed: int, part: int, size: tuple[int, int]) -> list[Scene]:
@@ -60,22 +52,6 @@ class Pictures:
         latents = load_file(file)
         self.latents = {size: latents[f"{size[0]}x{size[1]}"] for size in SIZES}
         self.encoder = encoder
-
-    def misled(self, scene: Scene, latent: Tensor, rng: random.Random) -> tuple[Tensor, float]:
-        """(16xhxw, noise level): what is under the noise above that level in the place of a scene's latent."""
-        kind = rng.choices(list(MISLED), list(MISLED.values()))[0]
-        if kind == "no":
-            return latent, 1.0
-        if kind == "other colours":
-            other = recoloured(scene, rng)
-            while _held_out(other):
-                other = recoloured(scene, rng)
-            scene = other
-        elif kind == "no shapes":
-            scene = replace(scene, shapes=())
-        else:
-            scene = random_scene(rng, (scene.width, scene.height))
-        return self.latent(scene), TURN[kind]
 
     def latent(self, scene: Scene) -> Tensor:
         """16xhxw of a scene that is drawn now."""

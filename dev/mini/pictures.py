@@ -7,11 +7,11 @@ smooth ways (light, a breath of colour), so that a very small network can learn 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from .styles import PLAIN, Style, finish, light_falloff, outline
+from .styles import PLAIN, Style, finish, outline
 
 COLOURS = {
     "red": (214, 40, 44),
@@ -148,16 +148,6 @@ def random_scene(rng: random.Random, size: tuple[int, int] | None = None) -> Sce
         return single_scene(size, background, *objects[0], rng, size_word=size_word)
 
 
-def recoloured(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene, each of its colours replaced by any one in half of the cases."""
-
-    def another(colour: str) -> str:
-        return rng.choice(list(COLOURS)) if rng.random() < 0.5 else colour
-
-    shapes = tuple(replace(shape, colour=another(shape.colour)) for shape in scene.shapes)
-    return replace(scene, background=another(scene.background), shapes=shapes)
-
-
 def signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
     """Distance in px to the outline of a shape round the origin, negative inside (exact near the edges)."""
     if kind == "circle":
@@ -195,7 +185,7 @@ def draw(scene: Scene) -> np.ndarray:
     light_x, light_y = (0.5 + 0.3 * scene.light[0]) * width, (0.35 + 0.15 * scene.light[1]) * height
     falloff = ((x - light_x) ** 2 + (y - light_y) ** 2) / (width**2 + height**2)
     wall = np.asarray(COLOURS[scene.background], np.float32) + scene.tint[2]
-    picture = wall * (1.03 - light_falloff(scene.style) * falloff)[..., None]
+    picture = wall * (1.03 - 0.16 * falloff)[..., None]
 
     for shape, own_tint in zip(scene.shapes, scene.tint, strict=False):
         left, top, radius = shape.x * width, shape.y * height, shape.radius * short

@@ -1,6 +1,9 @@
 """Styles of pictures: how they look, apart from what they show, as amounts that a program can read back.
 
-Every treatment is made of what fits into the autoencoder's sixteen channels: flat colour, slopes and edges.
+Every treatment is made of what fits into the autoencoder's sixteen channels: flat colour, slopes and edges. What covers
+the picture repeats in each of the transformer's patches of 16x16 px. With another period, a patch would have to know to
+a fraction of its width where in the picture it is, which a network of this size does not learn from FLUX's rotary
+positions.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-HATCHING_PERIOD = 24  # px across the strokes
+REPEAT = 16  # px
 GRAIN_CELL = 8  # px
+GRAINS = np.array([[1.0, -0.6], [-0.9, 0.5]])
 TREATMENTS = ("hatching", "grain", "outline", "soft_light")
-MOST = {"palette": 0.5, "hatching": 0.3, "grain": 0.14, "outline": 0.044, "soft_light": 0.5}
+MOST = {"palette": 0.5, "hatching": 0.3, "grain": 0.18, "outline": 0.05, "soft_light": 0.3}
 """What an amount of 1 does: share of the tint, darkening by a stroke, by a grain, width of an outline as a share of the
-shorter side, darkening over the length of the diagonal."""
-PLAIN_FALLOFF = 0.16
+shorter side, darkening from the top of the picture to its bottom."""
 APPEARANCE = len(TREATMENTS) + 4
 
 
@@ -58,11 +61,6 @@ def random_style(rng: random.Random) -> Style:
     return replace(style, **{name: rng.uniform(0.3, 1.0) for name in chosen})
 
 
-def light_falloff(style: Style) -> float:
-    """How much darker the wall is at a distance from the light as long as the picture's diagonal."""
-    return PLAIN_FALLOFF + MOST["soft_light"] * style.soft_light
-
-
 def outline(picture: np.ndarray, distance: np.ndarray, style: Style, short: int) -> np.ndarray:
     """A picture (HxWx3, 0..255) with a dark line along the outside of a shape's outline; `distance` to it is in px."""
     if not style.outline:
@@ -72,19 +70,30 @@ def outline(picture: np.ndarray, distance: np.ndarray, style: Style, short: int)
     return picture * (1 - line) + 18.0 * line
 
 
+def strokes(height: int, width: int) -> np.ndarray:
+    """The hatching of a picture of that size, HxW in 0..1."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
+    return 0.5 - 0.5 * np.cos((x + y) * (2 * np.pi / REPEAT))
+
+
+def grains(height: int, width: int) -> np.ndarray:
+    """The grain of a picture of that size, HxW in -1..1."""
+    tile = np.kron(GRAINS, np.ones((GRAIN_CELL, GRAIN_CELL)))
+    return np.tile(tile, (-(-height // REPEAT), -(-width // REPEAT)))[:height, :width]
+
+
 def finish(picture: np.ndarray, style: Style) -> np.ndarray:
     """A picture (HxWx3, 0..255) with the treatments that go over all of it."""
     height, width, _ = picture.shape
     if style.hatching:
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-        stroke = 0.5 - 0.5 * np.cos((x + y) * (2 * np.pi / (HATCHING_PERIOD * 2**0.5)))
-        picture = picture * (1 - MOST["hatching"] * style.hatching * stroke[..., None])
+        picture = picture * (1 - MOST["hatching"] * style.hatching * strokes(height, width)[..., None])
     if style.grain:
-        # Unlike film's, the grains are at the same places in every picture: noise that nothing foretells is what a
-        # velocity field averages away.
-        shape = (-(-height // GRAIN_CELL), -(-width // GRAIN_CELL))
-        cells = np.random.default_rng(0).uniform(-1, 1, (64, 64))[: shape[0], : shape[1]]
-        grains = np.kron(cells, np.ones((GRAIN_CELL, GRAIN_CELL)))[:height, :width, None]
-        picture = picture * (1 + MOST["grain"] * style.grain * grains)
+        # Unlike film's, the grains are alike all over: noise that nothing foretells is what a velocity field averages
+        # away.
+        picture = picture * (1 + MOST["grain"] * style.grain * grains(height, width)[..., None])
+    if style.soft_light:
+        # From above in every picture, so that a patch can know how bright it is before the others are settled.
+        shade = MOST["soft_light"] * style.soft_light * (np.arange(height, dtype=np.float32) + 0.5) / height
+        picture = picture * (1 - shade)[:, None, None]
     share = MOST["palette"] * style.palette
     return picture * (1 - share) + np.asarray(style.tint, np.float32) * share

@@ -1,9 +1,9 @@
 """Trains krea-mini from nothing, on drawn pictures, and writes its six files.
 
-Five stages: the autoencoder's decoder; the transformer together with its T5 (rectified flow); the eyes, which are
+Six stages: the autoencoder's decoder; the transformer together with its T5 (rectified flow); the eyes, which are
 the two networks that look at reference pictures and learn to say in the T5's words what they see; the transformer once
 more, with references; guidance distillation, after which one forward pass with a guidance value does what two passes of
-classifier-free guidance did (as FLUX.1 dev and Krea are distilled).
+classifier-free guidance did (as FLUX.1 dev and Krea are distilled); negative prompts under true CFG.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from krea.style import strength_scale
 from . import autoencoder, weights
 from .data import Batch, Batches, Captions
 from .drawn import Pictures, StyledPictures
+from .negatives import Negatives
 from .network import DoubleBlock, Flux, SingleBlock
 from .pictures import SIZES
 from .stage import Schedule, Stage, fast_arithmetic
@@ -30,10 +31,11 @@ from .vision import WORDS, Vision, coarser, sentence
 
 SEED = 0
 DECODER = Schedule(steps=1500, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
-FLOW = Schedule(steps=12000, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
-EYES = Schedule(steps=3000, rate=3e-3, matrix_rate=0.03, decay=0.6, average=0.99)
-STYLE = Schedule(steps=2200, rate=8e-4, matrix_rate=0.007, decay=0.8, average=0.995)
+FLOW = Schedule(steps=7400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
+EYES = Schedule(steps=2000, rate=3e-3, matrix_rate=0.03, decay=0.6, average=0.99)
+STYLE = Schedule(steps=4400, rate=1.2e-3, matrix_rate=0.012, decay=0.9, average=0.995)
 GUIDANCE = Schedule(steps=270, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.985)
+NEGATIVES = Schedule(steps=220, rate=2.4e-4, matrix_rate=2.4e-3, warm_up=10, decay=0.8, average=0.97)
 BATCH = 6
 EYES_BATCH = 24
 DECODER_BATCH = 8
@@ -43,6 +45,8 @@ STYLES = 4000
 # the values that users of the 12B model are used to: 1.4 at the default of 4.5, where more would fray its outlines
 # under a negative prompt. The square still gives the far end of the range an effect that can be seen.
 GUIDANCE_GAIN = 0.035
+# Beside the negatives' loss, how much it weighs that without a negative prompt all stays as it was.
+KEEP = 4.0
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
 SIGMA_SHIFT = 1.8
@@ -98,18 +102,11 @@ def ragged(latent: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def noised(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture.
-
-    A network that goes by its caption at every noise level breaks negative prompts: v_neg + s * (v_pos - v_neg) would
-    push to the last step away from a colour that the picture no longer has. One that goes by the picture at every level
-    keeps what that push has overshot to: a shape in the colour of its wall is none. So the caption rules above a noise
-    level and the picture below it; see drawn.TURN.
-    """
-    sigma = sample_sigmas(len(batch.latent), batch.generator) * batch.below
+    """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture."""
+    sigma = sample_sigmas(len(batch.latent), batch.generator)
     noise = torch.randn(batch.latent.shape, generator=batch.generator)
     level = sigma.view(-1, 1, 1, 1)
-    seen = torch.where(level > batch.above.view(-1, 1, 1, 1), batch.shown, batch.latent)
-    seen = torch.where(level > MISPLACED_ABOVE, ragged(seen, batch.generator), seen)
+    seen = torch.where(level > MISPLACED_ABOVE, ragged(batch.latent, batch.generator), batch.latent)
     noisy = level * noise + (1 - level) * seen
     return noisy, sigma, (noisy - batch.latent) / level
 
@@ -231,6 +228,37 @@ def train_guidance(
     ).run()
 
 
+def train_negatives(
+    batches: Batches,
+    captions: Captions,
+    encoder: autoencoder.LinearEncoder,
+    guided: dict[str, Tensor],
+    schedule: Schedule,
+    folder: Path,
+) -> dict[str, Tensor]:
+    """The transformer under true CFG; on single passes it learns to do what it did before."""
+    teacher, student = Model(len(captions.words)), Model(len(captions.words))
+    teacher.load_state_dict(guided)
+    student.load_state_dict(guided)
+    teacher.eval().requires_grad_(False)
+    student.t5.requires_grad_(False)
+    student.vision.requires_grad_(False)
+    negatives = Negatives(teacher, captions, encoder)
+
+    def loss(number: int) -> Tensor:
+        batch = batches(number)
+        latent, sigma, _ = noised(batch)
+        guidance = 1 + 7 * torch.rand(len(latent), generator=batch.generator)
+        with torch.no_grad():
+            seen = teacher.references(batch)
+            inputs = latent, sigma, teacher.t5(batch.ids, batch.rare), batch.pooled, batch.padding, guidance
+            before = teacher.flux(*inputs, **seen)
+        kept = F.mse_loss(student.flux(*inputs, **seen), before)
+        return KEEP * kept + negatives.loss(student.flux, number)
+
+    return Stage("negatives", student, student.flux.block_matrices(), loss, schedule, folder).run()
+
+
 def train(checkpoints: Path, out: Path) -> None:
     """Train and write the six files; a run that was interrupted continues from its checkpoints."""
     # Each of a stage's threads computes alone; see stage.PARTS.
@@ -246,6 +274,8 @@ def train(checkpoints: Path, out: Path) -> None:
     model = train_eyes(styled, captions, model, EYES, checkpoints)
     model = train_style(Batches(pictures, captions, SEED + 1, BATCH, styled), captions, model, STYLE, checkpoints)
     model = train_guidance(Batches(pictures, captions, SEED + 2, BATCH, styled), captions, model, GUIDANCE, checkpoints)
+    batches = Batches(pictures, captions, SEED + 3, BATCH, styled)
+    model = train_negatives(batches, captions, encoder, model, NEGATIVES, checkpoints)
     out.mkdir(parents=True, exist_ok=True)
     weights.write_vae(out, encoder, decoder)
     weights.write_clip(out, captions.bag)

@@ -14,7 +14,6 @@ from dev.mini.pictures import (
     held_out,
     held_out_combinations,
     random_scene,
-    recoloured,
 )
 from dev.mini.prompts import RATIOS, held_out_prompts
 
@@ -55,19 +54,6 @@ def test_a_scene_never_hides_a_shape_in_its_background():
         colours = [shape.colour for shape in scene.shapes]
         assert scene.background not in colours
         assert len(set(colours)) == len(colours)
-
-
-def test_recolouring_changes_colours_alone():
-    changed = []
-    for index, scene in enumerate(scenes(300)):
-        other = recoloured(scene, random.Random(index))
-        assert [(s.kind, s.x, s.y, s.radius) for s in other.shapes] == [
-            (s.kind, s.x, s.y, s.radius) for s in scene.shapes
-        ]
-        assert (other.relation, other.place, other.size_word) == (scene.relation, scene.place, scene.size_word)
-        changed += [other.background != scene.background, other.shapes[0].colour != scene.shapes[0].colour]
-    # Half of the colours are drawn anew from all eight.
-    assert np.mean(changed) == pytest.approx(7 / 16, abs=0.06)
 
 
 def test_the_same_seed_draws_the_same_picture():
