@@ -39,7 +39,6 @@ COMING = 0.75
 # Weight of what the prompt alone says at these states, which is to stay as it was.
 ANCHOR = 0.5
 
-
 Size = tuple[int, int]
 Subject = tuple[str, str]  # kind and wall
 

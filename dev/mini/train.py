@@ -120,18 +120,33 @@ def flow_loss(model: Model, batch: Batch) -> Tensor:
     return F.mse_loss(out.float(), velocity)
 
 
+def teacher_and_student(weights: dict[str, Tensor], words: int) -> tuple[Model, Model]:
+    """A network that stays as it is, and one that begins as it and of which the transformer alone learns."""
+    teacher, student = Model(words), Model(words)
+    teacher.load_state_dict(weights)
+    student.load_state_dict(weights)
+    for part in (teacher, student.t5, student.vision):
+        part.requires_grad_(False)
+    return teacher.eval(), student
+
+
+def sample_guidance(batch: Batch) -> Tensor:
+    """B guidance values, evenly over the range that users choose from."""
+    return 1 + 7 * torch.rand(len(batch.latent), generator=batch.generator)
+
+
 class Distillation:
     """The teacher's classifier-free guidance as one target."""
 
     def __init__(self, teacher: Model, captions: Captions):
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = teacher
         self.empty = captions.encode([""], [""])
 
     def loss(self, student: Flux, batch: Batch) -> Tensor:
         """Mean squared error between the student at guidance g and v_empty + g' * (v_caption - v_empty)."""
         latent, sigma, _ = noised(batch)
         count = len(latent)
-        guidance = 1 + 7 * torch.rand(count, generator=batch.generator)
+        guidance = sample_guidance(batch)
         ids, padding, pooled = self.empty
         with torch.no_grad(), fast_arithmetic():
             text = self.teacher.t5(batch.ids, batch.rare)
@@ -211,11 +226,7 @@ def train_guidance(
     batches: Batches, captions: Captions, flow: dict[str, Tensor], schedule: Schedule, folder: Path
 ) -> dict[str, Tensor]:
     """The transformer with guidance; the T5 and the eyes stay as they are."""
-    teacher, student = Model(len(captions.words)), Model(len(captions.words))
-    teacher.load_state_dict(flow)
-    student.load_state_dict(flow)
-    student.t5.requires_grad_(False)
-    student.vision.requires_grad_(False)
+    teacher, student = teacher_and_student(flow, len(captions.words))
     distillation = Distillation(teacher, captions)
 
     return Stage(
@@ -237,18 +248,13 @@ def train_negatives(
     folder: Path,
 ) -> dict[str, Tensor]:
     """The transformer under true CFG; on single passes it learns to do what it did before."""
-    teacher, student = Model(len(captions.words)), Model(len(captions.words))
-    teacher.load_state_dict(guided)
-    student.load_state_dict(guided)
-    teacher.eval().requires_grad_(False)
-    student.t5.requires_grad_(False)
-    student.vision.requires_grad_(False)
+    teacher, student = teacher_and_student(guided, len(captions.words))
     negatives = Negatives(teacher, captions, encoder)
 
     def loss(number: int) -> Tensor:
         batch = batches(number)
         latent, sigma, _ = noised(batch)
-        guidance = 1 + 7 * torch.rand(len(latent), generator=batch.generator)
+        guidance = sample_guidance(batch)
         with torch.no_grad():
             seen = teacher.references(batch)
             inputs = latent, sigma, teacher.t5(batch.ids, batch.rare), batch.pooled, batch.padding, guidance

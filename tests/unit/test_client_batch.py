@@ -308,7 +308,6 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from krea_client.batch.folder import Folder
 with Folder(Path(sys.argv[1])):
     print("held", flush=True)

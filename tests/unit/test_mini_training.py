@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,22 @@ def test_vision_twin_is_what_comfyui_loads(comfy, trained, tmp_path):
         theirs = adapter(encoder.encode_image(pixels, crop=False).last_hidden_state.float())
         ours = trained.vision(torch.from_numpy(encoder_view(picture))[None])
     assert (ours - theirs).abs().max() < 5e-3 * theirs.abs().max()
+
+
+def test_the_script_runs_through_all_stages_and_writes_six_files(comfy, tmp_path, monkeypatch):
+    """With one step a stage, each of which leaves a checkpoint."""
+    stages = ("decoder", "flow", "eyes", "style", "guidance", "negatives")
+    for name in stages:
+        monkeypatch.setattr(train, name.upper(), replace(getattr(train, name.upper()), steps=1))
+    monkeypatch.setattr(train, "PICTURES", 1)
+    monkeypatch.setattr(train, "STYLES", 1)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    threads = torch.get_num_threads()
+    train.train(tmp_path / "checkpoints", tmp_path / "out")
+    torch.set_num_threads(threads)
+    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.pt")} == set(stages)
+    for _, shipped in small_model.FILES:
+        made = comfy.utils.load_torch_file(str(tmp_path / "out" / shipped.name))
+        before = comfy.utils.load_torch_file(str(shipped))
+        assert {name: value.shape for name, value in made.items()} == {name: v.shape for name, v in before.items()}
+        assert all(value.isfinite().all() for value in made.values())
