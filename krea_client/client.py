@@ -228,25 +228,27 @@ class KreaClient:
             step.close()
             raise ServerUnreachable(f"The connection to {self.url} has been closed.")
 
+        tasks: list[asyncio.Task] = []
+
         async def awaited() -> _Value:  # anext() gives an awaitable that is no coroutine
+            tasks.append(asyncio.current_task())
             return await step
 
-        future = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
         try:
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(awaited(), self._loop).result()
         except BaseException:
-            if not future.done():  # Ctrl-C here: let the other thread cancel what it does, on the server too
-                future.cancel()
-                with suppress(BaseException):
-                    asyncio.run_coroutine_threadsafe(_settled(self._loop), self._loop).result(10)
+            # Ctrl-C, perhaps before the line above knew its own future: the other thread cancels what it does, on the
+            # server too, and is waited for, since events that are still awaited cannot be closed.
+            with suppress(BaseException):
+                asyncio.run_coroutine_threadsafe(_cancelled(tasks), self._loop).result(10)
             raise
 
 
-async def _settled(loop: asyncio.AbstractEventLoop) -> None:
-    """Once every other task has taken note of its cancellation."""
-    others = asyncio.all_tasks(loop) - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=8)
+async def _cancelled(tasks: list[asyncio.Task]) -> None:
+    """Cancels tasks, where they are not over, and returns when they have taken note of it."""
+    for task in tasks:
+        task.cancel()
+        await asyncio.wait([task], timeout=8)
 
 
 def _checked(job_id: str) -> str:
