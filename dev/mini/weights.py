@@ -12,6 +12,9 @@ from dev import small_model
 
 from . import autoencoder, network, text, vision
 
+# Significant binary digits of the weights that differ with every training run. fp16 has 11; with 6, git packs a file a
+# quarter smaller, and its pictures are as good.
+DIGITS = 6
 METADATA = {"format": "pt", "model": "krea-mini", "license": "Apache-2.0"}
 
 
@@ -23,13 +26,22 @@ def write(path: Path, weights: dict[str, Tensor], keep: tuple[str, ...] = (), **
     save_file(stored, path, metadata=METADATA | metadata)
 
 
+def rounded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with DIGITS significant binary digits: off by at most one part in 2^DIGITS."""
+    parts = {name: torch.frexp(value.float()) for name, value in weights.items()}
+    return {
+        name: torch.ldexp((mantissa * 2**DIGITS).round() / 2**DIGITS, exponent)
+        for name, (mantissa, exponent) in parts.items()
+    }
+
+
 def write_transformer(folder: Path, weights: dict[str, Tensor], words: list[int], seed: int) -> None:
     """The FLUX and T5 files, from the weights of train.Model."""
     parts = {
         part: {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
         for part in ("flux.", "t5.")
     }
-    write(folder / small_model.FLUX, network.export(parts["flux."]))
+    write(folder / small_model.FLUX, rounded(network.export(parts["flux."])))
     write(folder / small_model.T5, text.export_t5(parts["t5."], words, seed))
 
 
@@ -41,7 +53,7 @@ def write_clip(folder: Path, bag: text.BagOfWords) -> None:
 def write_vae(folder: Path, encoder: autoencoder.LinearEncoder, decoder: dict[str, Tensor]) -> None:
     """The autoencoder file, in TAESD's layout and with the scale and shift that FLUX latents have."""
     weights = {"taesd_encoder." + name: value for name, value in encoder.taesd_weights().items()}
-    weights |= {"taesd_decoder." + name: value for name, value in autoencoder.export(decoder).items()}
+    weights |= {"taesd_decoder." + name: value for name, value in rounded(autoencoder.export(decoder)).items()}
     weights |= {"vae_scale": torch.tensor(autoencoder.SCALE), "vae_shift": torch.tensor(autoencoder.SHIFT)}
     write(folder / small_model.VAE, weights, keep=("vae_scale", "vae_shift"))
 

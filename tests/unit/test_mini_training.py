@@ -126,6 +126,7 @@ def test_misplaced_patches_are_seen_only_where_there_is_noise_to_mend_them(encod
 def test_the_linear_encoder_is_the_one_in_the_file(comfy, encoder, tmp_path):
     picture = draw(random_scene(random.Random(2), (320, 208)))
     decoder = autoencoder.Decoder(torch.Generator().manual_seed(0))
+    decoder.load_state_dict(weights.rounded(decoder.state_dict()))
     weights.write_vae(tmp_path, encoder, decoder.state_dict())
     taesd = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(tmp_path / small_model.VAE))).first_stage_model.float()
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
@@ -137,6 +138,14 @@ def test_the_linear_encoder_is_the_one_in_the_file(comfy, encoder, tmp_path):
     assert encoded.shape == latent.shape
     assert (encoded - latent).abs().max() < 0.02
     assert (decoded - expected).abs().max() < 0.02
+
+
+def test_rounded_weights_are_near_and_have_few_digits():
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(1)) * 0.05
+    near = weights.rounded({"weight": values})["weight"]
+    assert ((near - values).abs() <= values.abs() * 2.0**-weights.DIGITS).all()
+    mantissas, _ = torch.frexp(near)
+    assert len((mantissas * 2**weights.DIGITS).unique()) <= 2**weights.DIGITS  # of both signs
 
 
 def load_clip(comfy, folder: Path):
