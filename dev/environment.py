@@ -73,7 +73,7 @@ def prepare(tests: bool = False, checks: bool = False) -> None:
     Finished steps are recognised by a stamp and cost nothing; processes that come at once wait for each other.
     """
     check_python()
-    with _only_one_process():
+    with only_one_process(CACHE, "Another process is setting up this checkout; waiting for it"):
         _make_environment(VENV)
         comfyui = comfyui_root()
         if comfyui.parent != CACHE and not inside_environment():
@@ -227,10 +227,13 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _only_one_process() -> Iterator[None]:
-    """Holds a lock of the operating system, which is free again whenever its holder ends, however it ends."""
-    CACHE.mkdir(exist_ok=True)
-    with open(CACHE / "lock", "a+b") as file:
+def only_one_process(folder: Path, waiting: str) -> Iterator[None]:
+    """Holds a lock of the operating system, which is free again whenever its holder ends, however it ends.
+
+    The lock is a file in the folder, which is made. Who has to wait for another process is told `waiting` first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+b") as file:
         if os.name == "nt":
             import msvcrt
 
@@ -245,6 +248,6 @@ def _only_one_process() -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("Another process is setting up this checkout; waiting for it")
+                say(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield

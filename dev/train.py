@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dev import small_model
-from dev.environment import CACHE, say
+from dev.environment import CACHE, only_one_process, say
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     from dev.mini.train import train  # with packages that only the environment has
 
-    train(options.checkpoints, options.out)
+    with only_one_process(options.checkpoints, f"Another run trains in {options.checkpoints}; waiting for it"):
+        train(options.checkpoints, options.out)
     say(f"krea-mini is in {options.out}. Measure it with: python3 dev evaluate")
     return 0

@@ -148,10 +148,10 @@ def test_environment_of_a_killed_process_is_made_again(bare, monkeypatch):
 
 
 def test_second_process_waits_for_the_first(bare, capfd):
-    code = "import sys; from dev import environment; environment.CACHE = environment.Path(sys.argv[1])\n"
-    code += "with environment._only_one_process(): print('second')"
-    with environment._only_one_process():
-        command = [sys.executable, "-c", code, str(bare / ".cache")]
+    code = "import sys; from dev import environment; folder = environment.Path(sys.argv[1])\n"
+    code += "with environment.only_one_process(folder, 'waiting for the first'): print('second')"
+    with environment.only_one_process(bare / "folder", "never said"):
+        command = [sys.executable, "-c", code, str(bare / "folder")]
         second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert "waiting" in second.stdout.readline()
         assert second.poll() is None
