@@ -92,6 +92,11 @@ class Keys(NamedTuple):
     bias: float
     share: torch.Tensor | None = None
 
+    @property
+    def unbiased(self) -> bool:
+        """True where attention to these keys is what it would be without a bias."""
+        return not self.bias and self.share is None
+
 
 def biased_attention(
     attention: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
@@ -106,7 +111,7 @@ def biased_attention(
         query: (B, heads, L, D).
         mask: what is masked already, (..., 1 or L, L): False to hide, or numbers to add to the logits; or None.
     """
-    if not any(run.bias or run.share is not None for run in keys):
+    if all(run.unbiased for run in keys):
         return attention(query, mask)
     length = query.shape[2]
     bias = query.new_zeros(length)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import comfy.conds
 import torch
 import torch.nn.functional as F
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.patcher_extension import WrappersMP
 
 from ..krea.guidance import SigmaInterval
@@ -142,16 +143,19 @@ def _with_bias(transformer_options: dict, x: torch.Tensor, text_tokens: int, ref
         return [Keys(before + r.start, r.count, r.bias, share) for r, share in zip(references, shares, strict=True)]
 
     def attention(function, q, k, v, heads, *args, mask=None, **kwargs):
-        before = q.shape[2] - text_tokens - rows * columns - after  # tokens that other patches put before the text
-        if q.shape[2] != k.shape[2] or before < 0:  # another pack's attention to something else
-            return function(q, k, v, heads, *args, mask=mask, **kwargs)
-
         def attend(queries, mask):
             if override is not None:
                 return override(function, queries, k, v, heads, *args, mask=mask, **kwargs)
             return function(queries, k, v, heads, *args, mask=mask, **kwargs)
 
-        return biased_attention(attend, q, keys(before), mask)
+        before = q.shape[2] - text_tokens - rows * columns - after  # tokens that other patches put before the text
+        if q.shape[2] != k.shape[2] or before < 0:  # another pack's attention to something else
+            return attend(q, mask)
+        runs = keys(before)
+        if q.device.type == "cpu" and not all(run.unbiased for run in runs):
+            # ComfyUI's default there adds a mask in a pass of its own over all logits; PyTorch's takes it along.
+            function = attention_pytorch
+        return biased_attention(attend, q, runs, mask)
 
     return transformer_options | {"optimized_attention_override": attention}
 
