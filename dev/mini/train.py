@@ -34,7 +34,7 @@ DECODER = Schedule(steps=1500, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0
 FLOW = Schedule(steps=7400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 EYES = Schedule(steps=2000, rate=3e-3, matrix_rate=0.03, decay=0.6, average=0.99)
 STYLE = Schedule(steps=4400, rate=1.2e-3, matrix_rate=0.012, decay=0.9, average=0.995)
-GUIDANCE = Schedule(steps=270, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.985)
+GUIDANCE = Schedule(steps=330, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.985)
 NEGATIVES = Schedule(steps=220, rate=2.4e-4, matrix_rate=2.4e-3, warm_up=10, decay=0.8, average=0.97)
 BATCH = 6
 EYES_BATCH = 24
@@ -42,9 +42,9 @@ DECODER_BATCH = 8
 PICTURES = 12000
 STYLES = 4000
 # Guidance g acts like classifier-free guidance of scale 1 + GUIDANCE_GAIN * (g - 1)^2. This small model needs less than
-# the values that users of the 12B model are used to: 1.4 at the default of 4.5, where more would fray its outlines
+# the values that users of the 12B model are used to: 1.3 at the default of 4.5, where more would fray its outlines
 # under a negative prompt. The square still gives the far end of the range an effect that can be seen.
-GUIDANCE_GAIN = 0.035
+GUIDANCE_GAIN = 0.025
 # Beside the negatives' loss, how much it weighs that without a negative prompt all stays as it was.
 KEEP = 4.0
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
