@@ -237,6 +237,29 @@ def test_the_bias_stays_with_its_tokens_where_another_patch_puts_some_before_the
     assert len(biases) >= 15
 
 
+def test_another_attention_than_the_models_own_is_left_to_who_overrides_it(refer, sample, pictures):
+    from comfy.ldm.modules.attention import optimized_attention
+
+    seen = []
+
+    def spy(function, q, k, *args, mask=None, **kwargs):
+        seen.append((q.shape[1:], k.shape[1:], mask))
+        return function(q, k, *args, mask=mask, **kwargs)
+
+    def look_elsewhere(args):
+        few, more = args["txt"][:, :3], args["txt"][:, :5]
+        optimized_attention(few, more, more, 1, transformer_options=args["transformer_options"])
+        return args
+
+    model, conditioning = refer(pictures[0], strength=0.5)
+    model = model.clone()
+    model.set_model_patch(look_elsewhere, "post_input")
+    model.model_options["transformer_options"]["optimized_attention_override"] = spy
+    sample(empty(), conditioning, model=model, steps=15)
+    width = 128
+    assert [mask for *shapes, mask in seen if shapes == [(3, width), (5, width)]] == [None] * 15
+
+
 def test_controlnets_keep_the_text_alone(refer, prompt, pictures):
     model, first = refer(pictures[0])
     _, second = refer(pictures[1], model=model, conditioning=first)
