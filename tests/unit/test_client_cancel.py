@@ -28,4 +28,3 @@ def test_ctrl_c_just_after_a_step_was_handed_over_is_still_ctrl_c(silent_server,
         monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(events)
-    assert not list(tmp_path.iterdir())
