@@ -42,8 +42,8 @@ DECODER_BATCH = 8
 PICTURES = 12000
 STYLES = 4000
 # Guidance g acts like classifier-free guidance of scale 1 + GUIDANCE_GAIN * (g - 1)^2. This small model needs less than
-# the values that users of the 12B model are used to: 1.3 at the default of 4.5, where more would fray its outlines
-# under a negative prompt. The square still gives the far end of the range an effect that can be seen.
+# the values that users of the 12B model are used to: 1.3 at the default of 4.5, since more frays its outlines. The
+# square still gives the far end of the range an effect that can be seen.
 GUIDANCE_GAIN = 0.025
 # Beside the negatives' loss, how much it weighs that without a negative prompt all stays as it was.
 KEEP = 4.0

@@ -12,8 +12,8 @@ from dev import small_model
 
 from . import autoencoder, network, text, vision
 
-# Significant binary digits of the weights that differ with every training run. fp16 has 11; with 6, git packs a file a
-# quarter smaller, and its pictures are as good.
+# Significant binary digits of what the transformer and the decoder learned, which are most of what a training run
+# changes. fp16 has 11; with 6, git packs a file a quarter smaller, and its pictures are as good.
 DIGITS = 6
 METADATA = {"format": "pt", "model": "krea-mini", "license": "Apache-2.0"}
 
