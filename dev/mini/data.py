@@ -103,13 +103,19 @@ class Captions:
 
 
 class Batches:
-    """The training set: number -> Batch. With `styled` pictures, a part of the batches comes with references."""
+    """The training set: number -> Batch. With `styled` pictures, some come with references, some with a start."""
 
     def __init__(
-        self, pictures: Pictures, captions: Captions, seed: int, size: int, styled: StyledPictures | None = None
+        self,
+        pictures: Pictures,
+        captions: Captions,
+        seed: int,
+        size: int,
+        styled: StyledPictures | None = None,
+        image_prompts: float = IMAGE_PROMPTS,
     ):
         self.pictures, self.captions, self.seed, self.size = pictures, captions, seed, size
-        self.styled = styled
+        self.styled, self.image_prompts = styled, image_prompts
 
     def __call__(self, number: int) -> Batch:
         """A batch by its number, all of one picture size; some captions are empty."""
@@ -122,7 +128,7 @@ class Batches:
             draw = rng.random()
             if draw < STYLED:
                 return self._styled(shape, tail_kind, rng, generator)
-            if draw < STYLED + IMAGE_PROMPTS:
+            if draw < STYLED + self.image_prompts:
                 return self._image_prompts(tail_kind, rng, generator)
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]

@@ -21,7 +21,7 @@ from .pictures import SHAPES, draw, random_scene
 from .prompts import Prompt
 
 GUIDANCE = (1.0, 4.5, 8.0)
-NEGATIVE_TRUE_CFG = 1.6
+NEGATIVE_TRUE_CFG = 2.5
 NEGATIVE_SEEDS = 3
 NEGATIVE_WALLS = ("white", "blue", "yellow")
 AUTOENCODER_PICTURES = 24

@@ -35,7 +35,7 @@ FLOW = Schedule(steps=7400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 EYES = Schedule(steps=2000, rate=3e-3, matrix_rate=0.03, decay=0.6, average=0.99)
 STYLE = Schedule(steps=4400, rate=1.2e-3, matrix_rate=0.012, decay=0.9, average=0.995)
 GUIDANCE = Schedule(steps=330, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.985)
-NEGATIVES = Schedule(steps=220, rate=2.4e-4, matrix_rate=2.4e-3, warm_up=10, decay=0.8, average=0.97)
+NEGATIVES = Schedule(steps=200, rate=4e-4, matrix_rate=4e-3, warm_up=10, decay=0.8, average=0.97)
 BATCH = 6
 EYES_BATCH = 24
 DECODER_BATCH = 8
@@ -46,7 +46,9 @@ STYLES = 4000
 # square still gives the far end of the range an effect that can be seen.
 GUIDANCE_GAIN = 0.025
 # Beside the negatives' loss, how much it weighs that without a negative prompt all stays as it was.
-KEEP = 4.0
+KEEP = 8.0
+# And of how many of those batches that is asked with image prompts, which have no words either, like a bare colour.
+KEPT_IMAGE_PROMPTS = 0.35
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
 SIGMA_SHIFT = 1.8
@@ -280,7 +282,7 @@ def train(checkpoints: Path, out: Path) -> None:
     model = train_eyes(styled, captions, model, EYES, checkpoints)
     model = train_style(Batches(pictures, captions, SEED + 1, BATCH, styled), captions, model, STYLE, checkpoints)
     model = train_guidance(Batches(pictures, captions, SEED + 2, BATCH, styled), captions, model, GUIDANCE, checkpoints)
-    batches = Batches(pictures, captions, SEED + 3, BATCH, styled)
+    batches = Batches(pictures, captions, SEED + 3, BATCH, styled, KEPT_IMAGE_PROMPTS)
     model = train_negatives(batches, captions, encoder, model, NEGATIVES, checkpoints)
     out.mkdir(parents=True, exist_ok=True)
     weights.write_vae(out, encoder, decoder)
