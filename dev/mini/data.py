@@ -15,7 +15,7 @@ from krea.recipe import STYLE_DETAIL
 
 from .captions import TAILS, caption, plain_caption, tail
 from .drawn import TARGETS, Pictures, StyledPictures
-from .pictures import SIZES, SQUARE, Scene, random_scene
+from .pictures import SIZES, SQUARE, Scene, otherwise, random_scene
 from .text import RARE, REACH, T5_WIDTH, BagOfWords, Tokenizers, fold
 from .vision import GRID
 
@@ -28,6 +28,8 @@ FULL_STRENGTH = 0.4
 # Tokens per side of a reference whose style is wanted, one a batch: those of the node's default, and fewer. All of them
 # are an image prompt.
 SIDES = (*[int(STYLE_DETAIL.default)] * 3, 6, 4, 2)
+# The share of the other pictures that come with something else to begin from, as image to image does.
+EDITED = 0.3
 # The shares of pictures and of image prompts without a word.
 EMPTY, WORDLESS = 0.1, 0.75
 
@@ -38,6 +40,7 @@ class Batch:
 
     reference: Bx3xSIDExSIDE uint8, pictures in the style of the latents, or None; side: their tokens per side.
     strength: of the style in the latents, and of the references' attention.
+    start: Bx16xhxw, what image to image begins from to come to the latents (for most pictures these), or None.
     """
 
     latent: Tensor
@@ -49,6 +52,7 @@ class Batch:
     reference: Tensor | None = None
     side: int = GRID
     strength: float = 1.0
+    start: Tensor | None = None
 
 
 class Captions:
@@ -133,7 +137,15 @@ class Batches:
         scenes = self.pictures.scenes[shape]
         chosen = [rng.randrange(len(scenes)) for _ in range(self.size)]
         latent = self.pictures.latents[shape][chosen].float()
-        return self._batch(latent, [scenes[index] for index in chosen], EMPTY, tail_kind, rng, generator)
+        scenes = [scenes[index] for index in chosen]
+        batch = self._batch(latent, scenes, EMPTY, tail_kind, rng, generator)
+        if self.styled:
+            starts = [
+                self.pictures.latent(otherwise(scene, rng)) if rng.random() < EDITED else own
+                for scene, own in zip(scenes, latent, strict=True)
+            ]
+            batch.start = torch.stack(starts)
+        return batch
 
     def _styled(
         self, shape: tuple[int, int], tail_kind: tuple[bool, int], rng: random.Random, generator: torch.Generator

@@ -7,7 +7,7 @@ smooth ways (light, a breath of colour), so that a very small network can learn 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -146,6 +146,19 @@ def random_scene(rng: random.Random, size: tuple[int, int] | None = None) -> Sce
             return single_scene(size, background, *objects[0], rng, place=rng.choice(list(PLACES)))
         size_word = rng.choices(list(RADII), [0.1, 0.8, 0.1])[0]
         return single_scene(size, background, *objects[0], rng, size_word=size_word)
+
+
+def otherwise(scene: Scene, rng: random.Random) -> Scene:
+    """What an image-to-image prompt may have begun from: a scene in other colours, or its wall alone; none held out."""
+    if rng.random() < 0.25:
+        return replace(scene, shapes=())
+    while True:
+        wall, *colours = rng.sample(list(COLOURS), 1 + len(scene.shapes))
+        wall = scene.background if rng.random() < 0.5 else wall
+        if wall in colours or any(held_out(c, s.kind, wall) for c, s in zip(colours, scene.shapes, strict=True)):
+            continue
+        shapes = tuple(replace(shape, colour=colour) for shape, colour in zip(scene.shapes, colours, strict=True))
+        return replace(scene, background=wall, shapes=shapes)
 
 
 def signed_distance(kind: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:

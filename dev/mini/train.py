@@ -56,6 +56,8 @@ SIGMA_SHIFT = 1.8
 MISPLACED = 0.4
 # Seen misplaced above this noise level only: to mend a mistake from sigma takes 1 / sigma times its size as velocity.
 MISPLACED_ABOVE = 0.3
+# Image to image from such noise levels comes to what the caption says; from lower ones it stays with the picture.
+EDITED_FROM = (0.8, 1.0)
 
 
 class Model(nn.Module):
@@ -103,12 +105,26 @@ def ragged(latent: Tensor, generator: torch.Generator) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(latent.shape)
 
 
+def start_share(sigma: Tensor, generator: torch.Generator) -> Tensor:
+    """How much of what lies under the noise is still the start of image to image, B values in 0..1.
+
+    On the straight way from the start's noisy picture at a noise level s (drawn from EDITED_FROM) to the right picture,
+    x = sigma * noise + (1 - s) * sigma / s * start + (1 - sigma / s) * picture; 0 above s, where no such way leads.
+    """
+    low, high = EDITED_FROM
+    begun = low + (high - low) * torch.rand(len(sigma), generator=generator)
+    share = (1 - begun) * sigma / (begun * (1 - sigma).clamp(min=1e-3))
+    return torch.where(sigma < begun, share, 0.0)
+
+
 def noised(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(noisy latent, sigma B, velocity to predict) of a batch; the velocity always leads to the true picture."""
     sigma = sample_sigmas(len(batch.latent), batch.generator)
     noise = torch.randn(batch.latent.shape, generator=batch.generator)
     level = sigma.view(-1, 1, 1, 1)
     seen = torch.where(level > MISPLACED_ABOVE, ragged(batch.latent, batch.generator), batch.latent)
+    if batch.start is not None:
+        seen = seen + start_share(sigma, batch.generator).view(-1, 1, 1, 1) * (batch.start - batch.latent)
     noisy = level * noise + (1 - level) * seen
     return noisy, sigma, (noisy - batch.latent) / level
 

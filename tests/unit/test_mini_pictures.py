@@ -1,6 +1,7 @@
 """Training pictures and captions of krea-mini: nothing held out is ever drawn, captions are true, seeds decide all."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dev.mini.pictures import (
     draw,
     held_out,
     held_out_combinations,
+    otherwise,
     random_scene,
 )
 from dev.mini.prompts import RATIOS, held_out_prompts
@@ -29,6 +31,20 @@ def test_no_held_out_combination_is_ever_drawn():
     possible = {(c, k, b) for c in COLOURS for k in SHAPES for b in COLOURS if c != b}
     assert drawn == possible - held
     assert len(held) > 20
+
+
+def test_other_scenes_to_begin_from_have_other_colours_or_no_shapes_and_nothing_held_out():
+    rng = random.Random(1)
+    emptied = walls = 0
+    for scene in scenes(400):
+        other = otherwise(scene, rng)
+        walls += other.background == scene.background
+        emptied += not other.shapes
+        assert replace(other, background="", shapes=()) == replace(scene, background="", shapes=())
+        for old, new in zip(scene.shapes, other.shapes, strict=False):
+            assert replace(new, colour=old.colour) == old
+            assert new.colour != other.background and not held_out(new.colour, new.kind, other.background)
+    assert 60 < emptied < 140 and 180 < walls < 360
 
 
 def test_every_pair_of_a_held_out_combination_is_still_drawn():

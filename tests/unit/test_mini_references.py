@@ -28,6 +28,14 @@ def test_references_are_in_the_style_of_their_pictures_and_alone_they_are_the_pi
         assert len(own.references) == len(own.reference_scenes) and len(own.latents) == TARGETS * len(own.references)
         for place, scene in enumerate(own.scenes):
             assert scene.style == own.reference_scenes[place // TARGETS].style
+    edited = [
+        (start != latent).any().item()
+        for batch in drawn
+        if batch.reference is None
+        for start, latent in zip(batch.start, batch.latent, strict=True)
+    ]
+    assert 0.15 < sum(edited) / len(edited) < 0.45
+    assert all(batch.start is None for batch in referenced)
     image_prompts = [batch for batch in referenced if batch.side == GRID]
     assert 2 < len(image_prompts) < len(referenced) / 2
     alone = 0

@@ -16,7 +16,7 @@ from dev.mini.data import Batches
 from dev.mini.drawn import Pictures
 from dev.mini.pictures import draw, random_scene
 from dev.mini.stage import Schedule, Stage
-from dev.mini.train import MISPLACED_ABOVE, Model, flow_loss, noised, ragged
+from dev.mini.train import MISPLACED_ABOVE, Model, flow_loss, noised, ragged, start_share
 from dev.mini.vision import encoder_view
 from krea.model_file.style_set import check_style_set
 
@@ -109,6 +109,38 @@ def test_the_velocity_leads_to_the_true_picture(encoder, captions, tmp_path):
     batch = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 4)(1)
     noisy, sigma, velocity = noised(batch)
     assert torch.allclose(noisy - sigma.view(-1, 1, 1, 1) * velocity, batch.latent, atol=1e-4)
+
+
+def test_image_to_image_states_lie_on_the_way_from_the_start_to_the_picture(monkeypatch):
+    """The way that Euler steps take under the right velocity, (x - picture) / sigma."""
+    monkeypatch.setattr(train, "EDITED_FROM", (0.9, 0.9))
+    generator = torch.Generator().manual_seed(0)
+    noise, start, picture = torch.randn(3, 16, 4, 4, generator=generator)
+    sigmas = torch.linspace(0.9, 0.1, 9)
+    shares = start_share(sigmas, generator)
+    assert shares[0] == 0  # the picture itself is seen from 0.9 up
+    x = 0.9 * noise + 0.1 * start
+    for here, there, share in zip(sigmas[:-1], sigmas[1:], shares[1:], strict=True):
+        x = x + (there - here) * (x - picture) / here
+        seen = picture + share * (start - picture)
+        assert torch.allclose(x, there * noise + (1 - there) * seen, atol=1e-5)
+    assert shares[1] > 0.4 > 0.02 > shares[-1] > 0
+    assert torch.equal(start_share(torch.tensor([0.95, 1.0]), generator), torch.zeros(2))
+
+
+def test_what_image_to_image_starts_from_is_under_the_noise_and_not_in_the_target(encoder, captions, tmp_path):
+    batch = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 40)(2)
+    state = batch.generator.get_state()
+    plain, sigma, _ = noised(batch)
+    batch.generator.set_state(state)
+    batch.start = batch.latent + 1
+    noisy, again, velocity = noised(batch)
+    level = sigma.view(-1, 1, 1, 1)
+    assert torch.equal(sigma, again)
+    assert torch.allclose(noisy - level * velocity, batch.latent, atol=1e-4)
+    share = ((noisy - plain) / (1 - level).clamp(min=1e-6)).flatten(1)
+    inside = (sigma > 0.1) & (sigma < 0.79)
+    assert inside.any() and (share[inside] > 0).all() and (share[inside] < 1).all()
 
 
 def test_misplaced_patches_are_seen_only_where_there_is_noise_to_mend_them(encoder, captions, tmp_path, monkeypatch):
