@@ -214,6 +214,14 @@ def test_the_training_twins_are_what_comfyui_runs(comfy, captions, trained, tmp_
     assert (theirs - ours).abs().max() < 1e-4
 
 
+def test_unknown_words_share_the_rare_rows_and_known_ones_have_their_own(captions, trained):
+    table = text.export_t5(trained.t5.state_dict(), captions.words, seed=0)["shared.weight"]
+    assert table.shape == (text.T5_VOCABULARY, text.T5_WIDTH)
+    assert torch.equal(table[captions.words], trained.t5.embedding)
+    unknown = sorted(set(range(text.T5_VOCABULARY)).difference(captions.words))
+    assert len(table[unknown].unique(dim=0)) == text.RARE
+
+
 def test_a_caption_and_its_tail_tokenize_like_one_text(captions):
     head, tail = "an orange star on a white background", ", sharp focus. Shot at f/2.8, by hand."
     ids, _, _ = captions.encode([head], [tail])
