@@ -27,14 +27,15 @@ from .pictures import SIZES
 from .stage import Schedule, Stage, fast_arithmetic
 from .styles import appearance
 from .text import RARE, T5, T5_WIDTH, BagOfWords, Tokenizers
-from .vision import WORDS, Vision, coarser, sentence
+from .vision import GRID, WORDS, Vision, coarser, sentence
 
 SEED = 0
 DECODER = Schedule(steps=1500, rate=2e-3, matrix_rate=0.02, decay=0.7, average=0.99)
 FLOW = Schedule(steps=7400, rate=1.5e-3, matrix_rate=0.015, decay=0.9)
 EYES = Schedule(steps=2000, rate=3e-3, matrix_rate=0.03, decay=0.6, average=0.99)
 STYLE = Schedule(steps=4400, rate=1.2e-3, matrix_rate=0.012, decay=0.9, average=0.995)
-GUIDANCE = Schedule(steps=330, rate=6e-4, matrix_rate=0.006, decay=0.8, average=0.985)
+# Gently: Muon's steps are as long as its rate however near the student is to its teacher, and long ones fray outlines.
+GUIDANCE = Schedule(steps=330, rate=1e-3, matrix_rate=2e-3, warm_up=20, decay=0.9, average=0.97)
 NEGATIVES = Schedule(steps=200, rate=4e-4, matrix_rate=4e-3, warm_up=10, decay=0.8, average=0.97)
 BATCH = 6
 EYES_BATCH = 24
@@ -47,8 +48,9 @@ STYLES = 4000
 GUIDANCE_GAIN = 0.025
 # Beside the negatives' loss, how much it weighs that without a negative prompt all stays as it was.
 KEEP = 8.0
-# And of how many of those batches that is asked with image prompts, which have no words either, like a bare colour.
-KEPT_IMAGE_PROMPTS = 0.35
+# The share of image prompts in the last two stages, which are short: guidance is to sharpen them as well, and having no
+# words, like a bare colour in the place of a negative prompt, they are the first to suffer from the last stage.
+LAST_IMAGE_PROMPTS = 0.35
 # Training noise levels lean far towards noise. Only there do captions matter: with a thousand latent cells a side's
 # colours can be read through the noise itself from a level of about 0.93 down.
 SIGMA_SHIFT = 1.8
@@ -161,7 +163,11 @@ class Distillation:
         self.empty = captions.encode([""], [""])
 
     def loss(self, student: Flux, batch: Batch) -> Tensor:
-        """Mean squared error between the student at guidance g and v_empty + g' * (v_caption - v_empty)."""
+        """Mean squared error between the student at guidance g and v_unasked + g' * (v_asked - v_unasked).
+
+        Unasked is without words, and without a reference that is an image prompt and so says what to show. A style
+        stays on both sides: taken away as well, it came too strongly and frayed outlines.
+        """
         latent, sigma, _ = noised(batch)
         count = len(latent)
         guidance = sample_guidance(batch)
@@ -170,12 +176,12 @@ class Distillation:
             text = self.teacher.t5(batch.ids, batch.rare)
             nothing = self.teacher.t5(ids, batch.rare).expand(count, -1, -1)
             seen = self.teacher.references(batch)
-            with_caption = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding, **seen).float()
-            without = self.teacher.flux(
-                latent, sigma, nothing, pooled.expand(count, -1), padding.expand(count), **seen
-            ).float()
+            style = {} if batch.side == GRID else seen
+            asked = self.teacher.flux(latent, sigma, text, batch.pooled, batch.padding, **seen).float()
+            empty = nothing, pooled.expand(count, -1), padding.expand(count)
+            unasked = self.teacher.flux(latent, sigma, *empty, **style).float()
             strength = (1 + GUIDANCE_GAIN * (guidance - 1) ** 2).view(-1, 1, 1, 1)
-            target = without + strength * (with_caption - without)
+            target = unasked + strength * (asked - unasked)
         with fast_arithmetic():
             out = student(latent, sigma, text, batch.pooled, batch.padding, guidance, **seen)
         return F.mse_loss(out.float(), target)
@@ -297,8 +303,9 @@ def train(checkpoints: Path, out: Path) -> None:
     styled = StyledPictures(encoder, SEED, STYLES)
     model = train_eyes(styled, captions, model, EYES, checkpoints)
     model = train_style(Batches(pictures, captions, SEED + 1, BATCH, styled), captions, model, STYLE, checkpoints)
-    model = train_guidance(Batches(pictures, captions, SEED + 2, BATCH, styled), captions, model, GUIDANCE, checkpoints)
-    batches = Batches(pictures, captions, SEED + 3, BATCH, styled, KEPT_IMAGE_PROMPTS)
+    batches = Batches(pictures, captions, SEED + 2, BATCH, styled, LAST_IMAGE_PROMPTS)
+    model = train_guidance(batches, captions, model, GUIDANCE, checkpoints)
+    batches = Batches(pictures, captions, SEED + 3, BATCH, styled, LAST_IMAGE_PROMPTS)
     model = train_negatives(batches, captions, encoder, model, NEGATIVES, checkpoints)
     out.mkdir(parents=True, exist_ok=True)
     weights.write_vae(out, encoder, decoder)

@@ -14,7 +14,7 @@ from dev.mini.pictures import SIZES, SQUARE, draw, random_scene
 from dev.mini.stage import Schedule
 from dev.mini.styles import PLAIN, Style, appearance, random_style
 from dev.mini.train import Model
-from dev.mini.vision import GRID, LOUDNESS, WORD_COLUMNS, WORDS, encoder_view, positions, sentence
+from dev.mini.vision import GRID, LOUDNESS, SIDE, WORD_COLUMNS, WORDS, encoder_view, positions, sentence
 
 
 def test_references_are_in_the_style_of_their_pictures_and_alone_they_are_the_picture(encoder, captions, tmp_path):
@@ -52,6 +52,21 @@ def test_references_are_in_the_style_of_their_pictures_and_alone_they_are_the_pi
             else:
                 assert not wordless
     assert 0.5 < alone / (6 * len(image_prompts)) < 0.95
+
+
+@pytest.mark.parametrize("side", [GRID, GRID // 2])
+def test_guidance_sharpens_image_prompts_and_leaves_styles(encoder, captions, tmp_path, monkeypatch, side):
+    """The teacher is asked with the reference; without a word, only an image prompt's reference goes as well."""
+    batch = Batches(Pictures(encoder, 0, 1, tmp_path), captions, 0, 2)(1)
+    batch.reference = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
+    batch.side = side
+    teacher, student = train.teacher_and_student(Model(len(captions.words)).state_dict(), len(captions.words))
+    seen = []
+    monkeypatch.setattr(
+        teacher.flux, "forward", lambda latent, *_, **references: seen.append(bool(references)) or latent
+    )
+    train.Distillation(teacher, captions).loss(student.flux, batch)
+    assert seen == [True, side < GRID]
 
 
 def test_plain_captions_tell_scenes_apart_in_words_that_fit(captions):
